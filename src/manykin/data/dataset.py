@@ -1,0 +1,78 @@
+"""Rows and data sets: what every loader returns and every trainer reads."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manykin.contract import Batch
+from manykin.data.forms import Form
+from manykin.random import generator
+from manykin.spaces import Space, Value, count, take
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples and their conditions: one base (in memory, or a memory-mapped file) and the rows of it that belong here.
+
+    ``index`` (m,) int64 selects rows of the base without copying it; None means all.
+    """
+
+    x: Value
+    condition: Value | None = None
+    index: Tensor | None = None
+
+    def __len__(self) -> int:
+        return count(self.x) if self.index is None else len(self.index)
+
+    def batch(self, positions: Tensor) -> Batch:
+        """The examples at these positions (int64, any order)."""
+        at = positions if self.index is None else self.index[positions]
+        return Batch(take(self.x, at), None if self.condition is None else take(self.condition, at))
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """The examples from start to stop, without a gather where the rows are contiguous."""
+        if self.index is not None:
+            return self.batch(torch.arange(start, min(stop, len(self))))
+        rows = slice(start, stop)
+        return Batch(take(self.x, rows), None if self.condition is None else take(self.condition, rows))
+
+    def batches(self, size: int = 16_384) -> Iterator[Batch]:
+        """All examples in order, each once."""
+        for start in range(0, len(self), size):
+            yield self.slice(start, min(start + size, len(self)))
+
+    def select(self, positions: Tensor) -> "Rows":
+        """A subset that shares the base."""
+        return Rows(self.x, self.condition, positions if self.index is None else self.index[positions])
+
+    def sample(self, n: int, seed: int) -> Batch:
+        """Up to n distinct examples, chosen by the seed."""
+        if n >= len(self):
+            return self.slice(0, len(self))
+        return self.batch(torch.randperm(len(self), generator=generator(seed, "rows"))[:n])
+
+    def all(self) -> Batch:
+        """Everything as one batch."""
+        return self.slice(0, len(self))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Disjoint splits in one space, and where they come from.
+
+    ``form`` turns tensors back into what the user gave. ``provenance`` is plain JSON: name, base name of the file, sha256 of the content, rows in
+    each split, split rule, licence, and every lossy step. ``entropy``: the known differential entropy in nats of a toy; None for real data.
+    """
+
+    name: str
+    space: Space
+    train: Rows
+    val: Rows | None = None
+    test: Rows | None = None
+    condition: Space | None = None
+    form: Form = field(default_factory=Form)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    entropy: float | None = None

@@ -1,0 +1,1 @@
+"""Classical densities: box, Gaussian, mixtures, kernels, independent columns, probabilistic PCA."""

@@ -1,0 +1,1 @@
+"""Normalizing flows: invertible networks with exact densities."""

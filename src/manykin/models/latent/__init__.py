@@ -1,0 +1,1 @@
+"""Latent-variable models: autoencoders of the variational kind."""
