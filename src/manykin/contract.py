@@ -19,7 +19,7 @@ from torch.distributions import Distribution
 
 from manykin.config import Config
 from manykin.errors import InvalidInput, ManykinError, NoDensity, Unsupported
-from manykin.random import fresh_seed, hash_seed, seeded
+from manykin.random import LOCK, fresh_seed, hash_seed, seeded
 from manykin.spaces import Labels, Record, Space, Value, cat, count, move, take
 from manykin.transforms import Support, bridge
 
@@ -367,8 +367,8 @@ class GenerativeModel(nn.Module, ABC):
     @contextmanager
     def evaluating(self, seed: int | None) -> Iterator[None]:
         """Evaluation mode, under ``seed`` where given; puts every module's mode back."""
-        training = [module for module in self.modules() if module.training]
-        with seeded(seed) if seed is not None else nullcontext():
+        with LOCK, seeded(seed) if seed is not None else nullcontext():
+            training = [module for module in self.modules() if module.training]
             try:
                 if training:
                     self.eval()

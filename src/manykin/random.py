@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 import torch
 
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
+"""Held by whoever seeds the global generators or switches a model's mode: both belong to the whole process."""
+
 _MAX_SEED = 2**63 - 1
 
 
@@ -46,7 +48,7 @@ def seeded(seed: int) -> Iterator[None]:
 
     Global generators serve the whole process, hence one re-entrant lock: two threads that sample wait for each other.
     """
-    with _LOCK:
+    with LOCK:
         cpu = torch.default_generator.get_state()
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None

@@ -40,7 +40,7 @@ class Dequantise(Transform):
 
     def forward(self, x: Value) -> tuple[Tensor, Tensor]:
         assert isinstance(x, Tensor)
-        real = x if x.is_floating_point() else x.to(torch.float32 if isinstance(self.source, Image) else torch.float64)
+        real = x if x.is_floating_point() else x.to(torch.float32 if x.dtype == torch.uint8 else torch.float64)
         step = self.step.to(real)
         return real + step * torch.rand_like(real), no_ldj(x)
 

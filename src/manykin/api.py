@@ -1,0 +1,384 @@
+"""The three verbs: fit, evaluate, compare."""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from manykin.comparison import Comparison, Row
+from manykin.config import Config
+from manykin.contract import GenerativeModel, Preset
+from manykin.data import load_data
+from manykin.data.dataset import Dataset, Rows
+from manykin.errors import CheckpointMismatch, InvalidInput, ManykinError, Unsupported, suggest
+from manykin.fitted import Fitted, from_pretrained
+from manykin.metrics import Evaluation, likelihood, sample_metrics
+from manykin.models import get, name_of, names
+from manykin.random import generator, hash_seed, seeded
+from manykin.spaces import Space, Value, count
+from manykin.training import RunFolder, TrainOptions, TrainResult, train
+
+HOLDOUT = 0.1
+"""The share of training rows held back for early stopping where the data bring no validation split."""
+
+
+@dataclass
+class Plan:
+    """A fit, fully decided and not yet begun: what ``manykin fit --dry-run`` prints."""
+
+    name: str
+    model: GenerativeModel
+    data: Dataset
+    train: TrainOptions
+    preset: str
+    seed: int
+
+    def config(self) -> dict[str, Any]:
+        """The content of the run's ``config.json`` before the first step."""
+        return {
+            **Fitted(self.model, self.name, self.data.form, self.data.provenance, self.seed, self.train.to_json()).describe(),
+            "preset": self.preset,
+        }
+
+
+def plan(
+    model: str | Config | type[GenerativeModel],
+    data: Any,
+    *,
+    condition: Any = None,
+    preset: str = "default",
+    options: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | TrainOptions | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+    max_time: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    precision: str | None = None,
+) -> Plan:
+    """Decide everything about a fit without beginning it. Arguments as for :func:`fit`."""
+    name, cls = _model_class(model)
+    dataset = load_data(data, condition=condition, options=data_options, seed=seed)
+    chosen = choose_preset(cls, preset, dataset.space, len(dataset.train))
+    config = cls.config_class.from_json({**chosen.model, **(options or {})}) if not isinstance(model, Config) else model.replace(options or {})
+    given = train.to_json() if isinstance(train, TrainOptions) else dict(train or {})
+    direct = {"max_steps": max_steps, "max_time": max_time, "device": device, "precision": precision}
+    training = TrainOptions.from_json({**chosen.train, **given, **{key: value for key, value in direct.items() if value is not None}})
+    try:
+        with seeded(hash_seed(seed, "init")):
+            instance = cls(config, dataset.space, dataset.condition)
+    except Unsupported as refusal:
+        raise Unsupported(f"{name}: {refusal} {_able(dataset.space, dataset.condition)}") from None
+    if training.patience is not None and dataset.val is None:
+        dataset = hold_out(dataset, HOLDOUT, seed)
+    return Plan(name, instance, dataset, training, preset, seed)
+
+
+def fit(
+    model: str | Config | type[GenerativeModel],
+    data: Any,
+    *,
+    condition: Any = None,
+    preset: str = "default",
+    options: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | TrainOptions | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+    max_time: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    precision: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = False,
+) -> Fitted:
+    """Fit a model to data.
+
+    Args:
+        model: a name from ``manykin models``, a model's config, or a model class.
+        data: an array, tensor, DataFrame, list of strings, path, or the name of a data set.
+        condition: labels (array, list or Series), a column's name, or None.
+        preset: a named choice of options; ``default`` suits the data, ``tiny`` is for tests.
+        options: the model's own options that differ from the preset.
+        train: training options that differ from the preset.
+        data_options: how to read the data.
+        max_steps: optimizer steps, or batches visited by closed-form models.
+        max_time: seconds; fixed as a number of steps after the first fifty.
+        seed: of initial weights, batches and every draw; equal seeds give equal models.
+        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
+        precision: ``32``, ``bf16`` or ``auto``.
+        out: a run folder to write; None keeps everything in memory.
+        resume: go on with an interrupted run in ``out``; the result is bit-identical to an uninterrupted one.
+        force: replace an existing run folder.
+        progress: show a progress bar.
+
+    Raises:
+        InvalidInput: for data, options or names that cannot be used.
+        TrainingFailed: where training diverged three times.
+        CheckpointMismatch: where ``resume`` meets another run.
+    """
+    decided = plan(
+        model, data, condition=condition, preset=preset, options=options, train=train, data_options=data_options, max_steps=max_steps,
+        max_time=max_time, seed=seed, device=device, precision=precision,
+    )  # fmt: skip
+    return carry_out(decided, out=out, resume=resume, force=force, progress=progress)
+
+
+def carry_out(decided: Plan, *, out: str | Path | None = None, resume: bool = False, force: bool = False, progress: bool = False) -> Fitted:
+    """Train what :func:`plan` decided, in memory or in a run folder."""
+    run = None if out is None else RunFolder.create(out, force=force, resume=resume)
+    if run is not None and resume and run.begun:
+        recorded = run.read_config()
+        _same_run(recorded, decided.config())
+        if run.finished:
+            fitted = from_pretrained(run.path)
+            fitted.data = decided.data
+            return fitted
+    elif run is not None:
+        run.write_config(decided.config())
+    result = _train(decided, run, resume, progress)
+    fitted = Fitted(
+        decided.model, decided.name, decided.data.form, decided.data.provenance, decided.seed, decided.train.to_json(), _summary(result),
+        result.history, None if run is None else run.path, decided.data,
+    )  # fmt: skip
+    if run is not None:
+        _finish(run, fitted)
+    return fitted
+
+
+def evaluate(fitted: Fitted, data: Any = None, *, condition: Any = None, k: int | None = None, seed: int = 0) -> Evaluation:
+    """Estimates of how good a fitted model is on data that it has not seen.
+
+    Args:
+        fitted: the model.
+        data: held-out examples in the form of the training data; None takes the run's own test split.
+        condition: their conditions, for a conditional model.
+        k: draws for bounds and dequantisation; None chooses.
+        seed: of all draws.
+
+    Raises:
+        InvalidInput: where no held-out data are at hand.
+    """
+    dataset = fitted.data
+    rows, name, entropy, training = _evaluation_rows(fitted, data, condition)
+    estimates = list(likelihood(fitted.model, rows, k=k, seed=seed, entropy=entropy))
+    if training is not None:
+        estimates += sample_metrics(fitted.model, training, rows, n=min(len(rows), 2000), seed=seed)
+    if dataset is not None and data is None and fitted.test_rows() is None:
+        estimates = [
+            dataclasses.replace(each, note="; ".join(filter(None, [each.note, "on the training data: no rows were held out"]))) for each in estimates
+        ]
+    return Evaluation(fitted.name, name, tuple(estimates))
+
+
+def compare(
+    models: Sequence[str | Config | type[GenerativeModel]],
+    data: Any,
+    *,
+    condition: Any = None,
+    preset: str = "default",
+    data_options: Mapping[str, Any] | None = None,
+    max_time: float | None = None,
+    max_steps: int | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool = False,
+) -> Comparison:
+    """Fit several models on one split with one budget, one after the other, and evaluate them alike.
+
+    A model that cannot take the data or fails becomes a row with its error. With ``out``, each model leaves a run folder and the whole a
+    ``compare.json``.
+
+    Args:
+        models: names, configs or classes.
+        data: as in :func:`fit`; data without a test split of its own is split 80/10/10.
+        condition: as in :func:`fit`.
+        preset: the preset of every model.
+        data_options: how to read the data.
+        max_time: seconds of training a model.
+        max_steps: steps a model.
+        out: a folder to write.
+        seed: of everything.
+        force: replace an existing comparison folder.
+        progress: show progress.
+    """
+    if not models:
+        raise InvalidInput("compare was given no models; expected at least one name from `manykin models`.")
+    dataset = load_data(data, condition=condition, options=data_options, seed=seed)
+    dataset = with_test(dataset, seed)
+    folder = None if out is None else Comparison.create_folder(out, force=force)
+    rows: list[Row] = []
+    labels = _distinct([_model_class(model)[0] for model in models])
+    for label, model in zip(labels, models, strict=True):
+        rows.append(_compare_one(label, model, dataset, preset, max_time, max_steps, None if folder is None else folder / label, seed, progress))
+        if folder is not None:
+            Comparison(dataset.name, tuple(rows), folder).write()
+    if folder is not None and dataset.test is not None:
+        _save_value(dataset.test.sample(1024, seed).x, folder / "real.safetensors")
+    return Comparison(dataset.name, tuple(rows), folder)
+
+
+def _compare_one(
+    label: str, model: Any, data: Dataset, preset: str, max_time: float | None, max_steps: int | None, out: Path | None, seed: int, progress: bool
+) -> Row:
+    try:
+        fitted = fit(model, data, preset=preset, max_time=max_time, max_steps=max_steps, seed=seed, out=out, progress=progress)
+        evaluation = evaluate(fitted, seed=seed)
+    except (ManykinError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        return Row(label, data.name, error=str(error).splitlines()[0])
+    if out is not None:
+        (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=2))
+    begun = time.perf_counter()
+    fitted.model.sample(256, seed=seed)
+    return Row(
+        label, data.name, evaluation.metrics, str(fitted.density or "none"), seconds=float(fitted.result["seconds"]),
+        parameters=int(fitted.result["parameters"]), peak_memory_bytes=int(fitted.result["peak_memory_bytes"]),
+        sampling_seconds=time.perf_counter() - begun,
+    )  # fmt: skip
+
+
+def choose_preset(cls: type[GenerativeModel], name: str, space: Space, n: int) -> Preset:
+    """A model's preset by name, for this space and number of rows.
+
+    Raises:
+        InvalidInput: for an unknown name.
+    """
+    preset = cls.presets.get(name)
+    if preset is None:
+        if name == "default":
+            return Preset()
+        raise InvalidInput(f"preset {name!r} is not known to {cls.__name__}.{suggest(name, {*cls.presets, 'default'})}")
+    return preset if isinstance(preset, Preset) else preset(space, n)
+
+
+def hold_out(data: Dataset, share: float, seed: int) -> Dataset:
+    """A data set with a share of its training rows as validation split.
+
+    Raises:
+        InvalidInput: for fewer than two rows.
+    """
+    n = len(data.train)
+    if n < 2:
+        raise InvalidInput(f"{data.name} has {n} row; expected at least 2 to hold one back for early stopping.")
+    order = torch.randperm(n, generator=generator(seed, "hold out"))
+    held = max(1, round(n * share))
+    return dataclasses.replace(data, train=data.train.select(order[held:].sort().values), val=data.train.select(order[:held].sort().values))
+
+
+def with_test(data: Dataset, seed: int) -> Dataset:
+    """A data set with a test split: its own, else a tenth of the training rows."""
+    if data.test is not None:
+        return data
+    split = hold_out(data, HOLDOUT, hash_seed(seed, "test"))
+    note = {**data.provenance, "split": f"{len(split.train)} training and {len(split.val or ())} test rows drawn with seed {seed}"}
+    return dataclasses.replace(split, test=split.val, val=data.val, provenance=note)
+
+
+def _train(decided: Plan, run: RunFolder | None, resume: bool, progress: bool) -> TrainResult:
+    from manykin.training import progress_bar
+
+    if not progress:
+        return train(decided.model, decided.data, decided.train, seed=decided.seed, run=run, resume=resume)
+    with progress_bar(decided.name) as show:
+        return train(decided.model, decided.data, decided.train, seed=decided.seed, run=run, resume=resume, progress=show)
+
+
+def _summary(result: TrainResult) -> dict[str, Any]:
+    return {
+        "steps": result.steps, "seconds": result.seconds, "stopped": result.stopped, "parameters": result.parameters,
+        "peak_memory_bytes": result.peak_memory_bytes,
+    }  # fmt: skip
+
+
+def _finish(run: RunFolder, fitted: Fitted) -> None:
+    """What a finished run leaves beside its weights: a card, samples, and real rows to lay beside them."""
+    recorded = run.read_config()
+    fitted.training = recorded.get("training", fitted.training)
+    _save_value(fitted.model.sample(256, seed=fitted.seed), run.samples_dir / "final.safetensors")
+    assert fitted.data is not None
+    real = fitted.data.test or fitted.data.val or fitted.data.train
+    _save_value(real.sample(1024, fitted.seed).x, run.samples_dir / "real.safetensors")
+    run.write_card(fitted.card())
+    run.write_config({**recorded, **fitted.describe()})
+
+
+def _save_value(x: Value, path: Path) -> None:
+    tensors = {"x": x} if isinstance(x, torch.Tensor) else dict(x)
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+
+
+def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, str, float | None, Rows | None]:
+    own = fitted.data
+    if data is None:
+        if own is None:
+            raise InvalidInput(f"no data to evaluate {fitted.name} on; expected held-out examples: evaluate(fitted, X_test).")
+        return fitted.test_rows() or own.train, own.name, own.entropy, own.train
+    if isinstance(data, Dataset):
+        return data.test or data.val or data.train, data.name, data.entropy, data.train
+    if isinstance(data, (str, Path)):
+        dataset = load_data(data, condition=condition, like=(fitted.space, fitted.condition, fitted.form))
+        return _evaluation_rows(fitted, dataset, None)
+    values = fitted.form.encode(data, fitted.space)
+    conditions = fitted.model.check_condition(fitted.encode_condition(condition), count(values))
+    return Rows(values, conditions), "own data", None, own.train if own is not None else None
+
+
+def _same_run(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to resume a run under another model, data or seed; stopping limits may be decided already."""
+    for key in ("model", "space", "condition", "seed"):
+        if recorded.get(key) != json.loads(json.dumps(wanted.get(key))):
+            raise CheckpointMismatch(
+                f"the run was begun with another {key} ({_brief(recorded.get(key))}, now {_brief(wanted.get(key))}); give another --out."
+            )
+    if recorded.get("data", {}).get("sha256") != wanted.get("data", {}).get("sha256"):
+        raise CheckpointMismatch("the run was begun on other data (the content hash differs); give another --out.")
+
+
+def _brief(value: Any) -> str:
+    return re.sub(r"\s+", " ", json.dumps(value))[:80]
+
+
+def _model_class(model: Any) -> tuple[str, type[GenerativeModel]]:
+    if isinstance(model, str):
+        return model, get(model)
+    if isinstance(model, type) and issubclass(model, GenerativeModel):
+        return name_of(model) or model.__name__, model
+    if isinstance(model, Config):
+        module = __import__(type(model).__module__, fromlist=["_"])
+        for cls in vars(module).values():
+            if isinstance(cls, type) and issubclass(cls, GenerativeModel) and cls.__dict__.get("config_class") is type(model):
+                return name_of(cls) or cls.__name__, cls
+    raise InvalidInput(f"model is a {type(model).__name__}; expected a name from `manykin models`, a model's config, or a model class.")
+
+
+def _able(space: Space, condition: Space | None) -> str:
+    """The models of the table that could take this space instead."""
+    able = []
+    for name in names():
+        cls = get(name)
+        tiny = choose_preset(cls, "tiny" if "tiny" in cls.presets else "default", space, 100)
+        try:
+            cls(cls.config_class.from_json(tiny.model), space, condition)
+        except InvalidInput:
+            continue
+        able.append(name)
+    return f"Models that can: {', '.join(able)}." if able else "No model can take it yet."
+
+
+def _distinct(labels: list[str]) -> list[str]:
+    """Names of run folders: a model that appears twice gets a number."""
+    seen: dict[str, int] = {}
+    result = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        result.append(label if seen[label] == 1 else f"{label}-{seen[label]}")
+    return result
