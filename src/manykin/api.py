@@ -15,18 +15,19 @@ from safetensors.torch import save_file
 from manykin.comparison import Comparison, Row
 from manykin.config import Config
 from manykin.contract import GenerativeModel, Preset
-from manykin.data import load_data
+from manykin.data import load_data, load_rows
+from manykin.data import names as data_names
 from manykin.data.dataset import Dataset, Rows
 from manykin.errors import CheckpointMismatch, InvalidInput, ManykinError, Unsupported, suggest
 from manykin.fitted import Fitted, from_pretrained
 from manykin.metrics import Evaluation, likelihood, sample_metrics
 from manykin.models import get, name_of, names
 from manykin.random import generator, hash_seed, seeded
-from manykin.spaces import Space, Value, count
+from manykin.spaces import Space, Value
 from manykin.training import RunFolder, TrainOptions, TrainResult, train
 
 HOLDOUT = 0.1
-"""The share of training rows held back for early stopping where the data bring no validation split."""
+"""The share of rows held back as test split where a comparison needs one and the data bring none."""
 
 
 @dataclass
@@ -66,8 +67,9 @@ def plan(
     """Decide everything about a fit without beginning it. Arguments as for :func:`fit`."""
     name, cls = _model_class(model)
     dataset = load_data(data, condition=condition, options=data_options, seed=seed)
+    options = {**(model.to_json() if isinstance(model, Config) else {}), **(options or {})}
     chosen = choose_preset(cls, preset, dataset.space, len(dataset.train))
-    config = cls.config_class.from_json({**chosen.model, **(options or {})}) if not isinstance(model, Config) else model.replace(options or {})
+    config = cls.config_class.from_json({**chosen.model, **options})
     given = train.to_json() if isinstance(train, TrainOptions) else dict(train or {})
     direct = {"max_steps": max_steps, "max_time": max_time, "device": device, "precision": precision}
     training = TrainOptions.from_json({**chosen.train, **given, **{key: value for key, value in direct.items() if value is not None}})
@@ -76,8 +78,6 @@ def plan(
             instance = cls(config, dataset.space, dataset.condition)
     except Unsupported as refusal:
         raise Unsupported(f"{name}: {refusal} {_able(dataset.space, dataset.condition)}") from None
-    if training.patience is not None and dataset.val is None:
-        dataset = hold_out(dataset, HOLDOUT, seed)
     return Plan(name, instance, dataset, training, preset, seed)
 
 
@@ -167,15 +167,15 @@ def evaluate(fitted: Fitted, data: Any = None, *, condition: Any = None, k: int 
     Raises:
         InvalidInput: where no held-out data are at hand.
     """
-    dataset = fitted.data
     rows, name, entropy, training = _evaluation_rows(fitted, data, condition)
-    estimates = list(likelihood(fitted.model, rows, k=k, seed=seed, entropy=entropy))
+    density = fitted.density
+    measured = density is not None and density.normalised
+    estimates = list(likelihood(fitted.model, rows, k=k, seed=seed, entropy=entropy)) if measured else []
     if training is not None:
         estimates += sample_metrics(fitted.model, training, rows, n=min(len(rows), 2000), seed=seed)
-    if dataset is not None and data is None and fitted.test_rows() is None:
-        estimates = [
-            dataclasses.replace(each, note="; ".join(filter(None, [each.note, "on the training data: no rows were held out"]))) for each in estimates
-        ]
+    if data is None and fitted.test_rows() is None:
+        warning = "on the training data: no rows were held out"
+        estimates = [dataclasses.replace(each, note="; ".join(filter(None, [each.note, warning]))) for each in estimates]
     return Evaluation(fitted.name, name, tuple(estimates))
 
 
@@ -301,14 +301,15 @@ def _summary(result: TrainResult) -> dict[str, Any]:
 
 def _finish(run: RunFolder, fitted: Fitted) -> None:
     """What a finished run leaves beside its weights: a card, samples, and real rows to lay beside them."""
-    recorded = run.read_config()
-    fitted.training = recorded.get("training", fitted.training)
+    if not run.writable:
+        return
+    fitted.training = run.read_config().get("training", fitted.training)
     _save_value(fitted.model.sample(256, seed=fitted.seed), run.samples_dir / "final.safetensors")
     assert fitted.data is not None
     real = fitted.data.test or fitted.data.val or fitted.data.train
     _save_value(real.sample(1024, fitted.seed).x, run.samples_dir / "real.safetensors")
     run.write_card(fitted.card())
-    run.write_config({**recorded, **fitted.describe()})
+    run.update_config(fitted.describe())
 
 
 def _save_value(x: Value, path: Path) -> None:
@@ -320,16 +321,32 @@ def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, s
     own = fitted.data
     if data is None:
         if own is None:
-            raise InvalidInput(f"no data to evaluate {fitted.name} on; expected held-out examples: evaluate(fitted, X_test).")
+            recorded = str(fitted.provenance.get("name", ""))
+            own = load_named_like(fitted, recorded)
+            if own is None:
+                raise InvalidInput(f"the place of {recorded or 'the data'!r} is not recorded; name held-out data to evaluate {fitted.name} on.")
+            fitted.data = own
         return fitted.test_rows() or own.train, own.name, own.entropy, own.train
     if isinstance(data, Dataset):
         return data.test or data.val or data.train, data.name, data.entropy, data.train
-    if isinstance(data, (str, Path)):
-        dataset = load_data(data, condition=condition, like=(fitted.space, fitted.condition, fitted.form))
-        return _evaluation_rows(fitted, dataset, None)
-    values = fitted.form.encode(data, fitted.space)
-    conditions = fitted.model.check_condition(fitted.encode_condition(condition), count(values))
-    return Rows(values, conditions), "own data", None, own.train if own is not None else None
+    named = load_named_like(fitted, str(data)) if isinstance(data, str) else None
+    if named is not None:
+        return named.test or named.train, named.name, named.entropy, named.train
+    rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=condition)
+    return rows, data_name(data), None, None if own is None else own.train
+
+
+def load_named_like(fitted: Fitted, name: str) -> Dataset | None:
+    """A named data set as the model was fitted on it; None where the name is none, or its space another."""
+    if name not in data_names():
+        return None
+    dataset = load_data(name, condition=True if fitted.condition is not None else None)
+    return dataset if dataset.space == fitted.space else None
+
+
+def data_name(data: Any) -> str:
+    """What a result calls data: the base name of a file, or what kind of object it was."""
+    return Path(data).name if isinstance(data, (str, Path)) else f"own {type(data).__name__}"
 
 
 def _same_run(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

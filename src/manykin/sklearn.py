@@ -60,7 +60,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         values = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         fitted = fit(
-            self.model, np.ascontiguousarray(values), options=self.options, max_steps=self.max_steps, seed=seed, data_options={"grid": False}
+            self.model, np.ascontiguousarray(values), options=self.options, max_steps=self.max_steps, seed=seed, data_options={"step": False}
         )
         if fitted.density is None:
             raise NoDensity(f"{self.model} has no density; expected a model with one, see `manykin models`.")
@@ -101,4 +101,4 @@ class DensityEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
     @_when_mixture()
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """The most probable component of each row, shape (n,)."""
-        return self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.predict_proba(X).argmax(axis=1), dtype=np.int64)

@@ -1,0 +1,213 @@
+"""Rows of mixed columns as network inputs, and network outputs as the distribution of a row.
+
+Each column gets the likelihood of its kind; given the network's output all columns are independent, so that
+``log p(x | output) = sum over columns``. A column that may be missing has one more output, the log-odds of being missing, and its value counts
+only where it is there: the sum over all rows, missing entries included, is one.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from manykin.errors import InvalidInput, Unsupported
+from manykin.models.likelihoods import Bernoulli, Categorical, DiscretisedGaussian, DiscretisedLogistic, Gaussian, Head, Values
+from manykin.spaces import Column
+
+Likelihood = Literal["auto", "categorical", "bernoulli", "discretised-logistic", "gaussian"]
+"""How columns with a grid are modelled; continuous columns are Gaussian and categories categorical whatever it says."""
+
+CATEGORICAL_LIMIT = 10
+"""``auto`` models ordered columns of more values than this by a discretised logistic."""
+
+
+class ColumnLikelihood(nn.Module):
+    """Input features of rows (n, d), and the log-likelihood, draws and mode of rows given outputs (..., n, outputs).
+
+    Args:
+        columns: the columns of the rows.
+        likelihood: for columns with a grid; ``auto`` takes bernoulli for two values, categorical for up to 10 and for categories,
+            discretised-logistic otherwise.
+        shared: whether a location-scale likelihood has one learned scale a column rather than one for each example.
+
+    Attributes:
+        inputs: width of :meth:`features`.
+        outputs: width of the network's output.
+
+    Raises:
+        Unsupported: where a column cannot have the likelihood asked for.
+    """
+
+    centre: Tensor
+    scale: Tensor
+    origin: Tensor
+    step: Tensor
+    continuous: Tensor
+
+    def __init__(self, columns: tuple[Column, ...], likelihood: Likelihood = "auto", shared: bool = False) -> None:
+        super().__init__()
+        self.columns = columns
+        groups: dict[tuple[str, int | None], list[int]] = {}
+        for index, column in enumerate(columns):
+            kind = _choose(column, likelihood)
+            groups.setdefault((kind, None if kind in ("gaussian", "bernoulli") else column.cardinality), []).append(index)
+        self.groups = list(groups.values())
+        self.heads = nn.ModuleList(_head(kind, cardinality, len(group), shared) for (kind, cardinality), group in groups.items())
+        self.nominal = [(index, len(column.categories)) for index, column in enumerate(columns) if column.kind == "categorical"]
+        self.ordered = [index for index, column in enumerate(columns) if column.kind != "categorical"]
+        self.holes = [index for index, column in enumerate(columns) if column.missing]
+        self.inputs = len(self.ordered) + sum(size for _, size in self.nominal) + len(self.holes)
+        self.outputs = sum(head.width * len(group) for head, group in self._parts()) + len(self.holes)
+        continuous = torch.tensor([column.grid is None for column in columns])
+        self.register_buffer("centre", torch.tensor([column.origin for column in columns], dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(len(columns), dtype=torch.float64))
+        self.register_buffer("origin", torch.tensor([column.origin for column in columns], dtype=torch.float64), persistent=False)
+        self.register_buffer("step", torch.tensor([column.grid or 1.0 for column in columns], dtype=torch.float64), persistent=False)
+        self.register_buffer("continuous", continuous, persistent=False)
+
+    def _parts(self) -> Iterator[tuple[Head, list[int]]]:
+        for head, group in zip(self.heads, self.groups, strict=True):
+            assert isinstance(head, Head)
+            yield head, group
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """t = (x - centre) / scale in x's own precision, 0 where missing."""
+        t = (x - self.centre) / self.scale
+        return torch.where(torch.isnan(x), 0.0, t) if self.holes else t
+
+    def codes(self, x: Tensor) -> Tensor:
+        """k = (x - origin) / step, rounded; 0 where missing. Meaningless in continuous columns."""
+        k = ((x.detach() - self.origin) / self.step).round()
+        return torch.where(torch.isnan(k), 0.0, k) if self.holes else k
+
+    def features(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """What a network should see of rows (n, d): standardised numbers, one-hot categories, marks of missing values; shape (n, inputs)."""
+        t = self.standardise(x)
+        if len(self.ordered) == len(self.columns) and not self.holes:
+            return t.to(dtype)
+        parts = [t[:, self.ordered]]
+        for index, size in self.nominal:
+            hot = nn.functional.one_hot(self.codes(x)[:, index].long(), size)
+            parts.append(hot * ~torch.isnan(x[:, index : index + 1]))
+        if self.holes:
+            parts.append(torch.isnan(x[:, self.holes]))
+        return torch.cat([part.to(dtype) for part in parts], dim=1)
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """log p(x | outputs) in the units of x, shape (..., n) for outputs (..., n, width) and rows (n, d)."""
+        t, codes = self.standardise(x).to(outputs.dtype), self.codes(x)
+        observed = ~torch.isnan(x) if self.holes else None
+        half = (0.5 * self.step / self.scale).to(outputs.dtype)
+        total = torch.zeros((), dtype=outputs.dtype, device=outputs.device)
+        for head, group, parameters in self._split(outputs):
+            pick = slice(None) if len(group) == len(self.columns) else group
+            values = Values(t[:, pick], codes[:, pick].to(outputs.dtype), half[pick])
+            terms = head.log_prob(parameters, values)
+            total = total + (terms if observed is None else torch.where(observed[:, pick], terms, 0.0)).sum(dim=-1)
+        # A density per unit of t becomes one per unit of x; a mass on a cell is spread over the cell's width.
+        log_cell = torch.where(self.continuous, self.scale, self.step).log()
+        if observed is None:
+            return total - log_cell.sum().to(outputs.dtype)
+        missing = outputs[..., -len(self.holes) :]
+        odds = torch.where(observed[:, self.holes], -missing, missing)
+        return total - (log_cell * observed).sum(dim=-1).to(outputs.dtype) + nn.functional.logsigmoid(odds).sum(dim=-1)
+
+    def sample(self, outputs: Tensor) -> Tensor:
+        """A draw for each row of outputs (n, width): valid rows (n, d) in float64, NaN where missing."""
+        x = self._rows(outputs, draw=True)
+        if self.holes:
+            odds = outputs[:, -len(self.holes) :]
+            x[:, self.holes] = torch.where(torch.rand_like(odds) < odds.sigmoid(), float("nan"), x[:, self.holes])
+        return x
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """The most probable value of every column: valid rows (n, d) in float64, NaN where missing is likelier than not."""
+        x = self._rows(outputs, draw=False)
+        if self.holes:
+            x[:, self.holes] = torch.where(outputs[:, -len(self.holes) :] > 0, float("nan"), x[:, self.holes])
+        return x
+
+    def start(self, x: Tensor) -> Tensor:
+        """Take centre and scale from training rows (n, d); return outputs (width,) that describe the columns' marginals.
+
+        Raises:
+            InvalidInput: where a continuous column is constant, since a density is unbounded there.
+        """
+        observed = ~torch.isnan(x)
+        count = observed.sum(dim=0).clamp(min=1)
+        mean = torch.where(observed, x, 0.0).sum(dim=0) / count
+        std = (torch.where(observed, x - mean, 0.0).square().sum(dim=0) / count).sqrt()
+        for index, column in enumerate(self.columns):
+            if column.grid is None and observed[:, index].any() and float(std[index]) <= 1e-12 * (1 + abs(float(mean[index]))):
+                raise InvalidInput(
+                    f"column {column.name!r} is constant (always {float(mean[index]):g}): its density is unbounded; "
+                    "drop it, or declare it an integer or a category."
+                )
+        # An almost constant column of few values would see its rare values magnified: an eighth of the range is the least scale.
+        least = torch.tensor([(column.cardinality - 1) * float(column.grid or 1) / 8 if column.cardinality else 0.0 for column in self.columns])
+        std = torch.maximum(std, least.to(std))
+        self.centre.copy_(mean)
+        self.scale.copy_(torch.where(std > 0, std, self.step))
+        codes = self.codes(x)
+        codes = torch.where(observed, codes, 0.0)
+        parts = [head.start(codes[:, group], observed[:, group]).flatten() for head, group in self._parts()]
+        holes = (~observed[:, self.holes]).sum(dim=0)
+        parts.append(((holes + 0.5) / (len(x) - holes + 0.5)).log())
+        return torch.cat(parts)
+
+    def _split(self, outputs: Tensor) -> Iterator[tuple[Head, list[int], Tensor]]:
+        """Each group's head, its columns, and its parameters (..., n, g, width)."""
+        begin = 0
+        for head, group in self._parts():
+            size = head.width * len(group)
+            yield head, group, outputs[..., begin : begin + size].unflatten(-1, (len(group), head.width))
+            begin += size
+
+    def _rows(self, outputs: Tensor, draw: bool) -> Tensor:
+        x = torch.empty(len(outputs), len(self.columns), dtype=torch.float64, device=outputs.device)
+        for head, group, parameters in self._split(outputs):
+            values = (head.sample(parameters) if draw else head.mode(parameters)).double()
+            if not head.coded:
+                values = values * self.scale[group] + self.centre[group]
+                values = self._snap(values, group)
+            else:
+                values = self.origin[group] + values * self.step[group]
+            x[:, group] = values
+        return x
+
+    def _snap(self, values: Tensor, group: list[int]) -> Tensor:
+        """The nearest point of each column's grid, within its ends; continuous columns unchanged."""
+        if bool(self.continuous[group[0]]):
+            return values
+        origin, step = self.origin[group], self.step[group]
+        codes = ((values - origin) / step).round()
+        cardinality = self.columns[group[0]].cardinality
+        return origin + (codes if cardinality is None else codes.clamp(0, cardinality - 1)) * step
+
+
+def _choose(column: Column, likelihood: Likelihood) -> str:
+    """The likelihood of one column."""
+    size = column.cardinality
+    if column.grid is None:
+        return "gaussian"
+    if likelihood == "auto" or (column.kind == "categorical" and likelihood in ("discretised-logistic", "gaussian")):
+        if size == 2:
+            return "bernoulli"
+        return "categorical" if size is not None and (size <= CATEGORICAL_LIMIT or column.kind == "categorical") else "discretised-logistic"
+    if likelihood == "bernoulli" and size != 2:
+        raise Unsupported(f"column {column.name!r} has {size or 'infinitely many'} values; likelihood='bernoulli' needs 2: use 'auto'.")
+    if likelihood == "categorical" and size is None:
+        raise Unsupported(f"column {column.name!r} has infinitely many values; likelihood='categorical' needs a finite list: use 'auto'.")
+    return "discretised-gaussian" if likelihood == "gaussian" else likelihood
+
+
+def _head(kind: str, cardinality: int | None, columns: int, shared: bool) -> Head:
+    if kind == "categorical":
+        assert cardinality is not None
+        return Categorical(cardinality)
+    if kind == "bernoulli":
+        return Bernoulli()
+    if kind == "gaussian":
+        return Gaussian(columns, shared)
+    return (DiscretisedLogistic if kind == "discretised-logistic" else DiscretisedGaussian)(columns, shared, cardinality)

@@ -1,0 +1,205 @@
+"""Likelihood heads: the distribution of one value given what a network says of it.
+
+Ordered columns are seen in standardised units t = (x - centre) / scale; finite columns also as codes k = (x - origin) / step, from 0 to
+``cardinality`` - 1. A head serves a group of g columns of one kind at once. Parameters have shape (..., g, width), values (n, g); leading
+axes of the parameters (several latents an example) broadcast.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LOG_SCALE_FLOOR = -7.0
+"""Lower end of every learned log-scale, in standardised units: keeps a likelihood finite on repeated values."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """A group's values: standardised ``t``, ``codes`` from 0, and half a grid step in standardised units ``half`` (g,), 0 where continuous."""
+
+    t: Tensor
+    codes: Tensor
+    half: Tensor
+
+
+class Head(nn.Module, ABC):
+    """Base of all likelihoods. ``width``: parameters a column that the network emits. ``coded``: whether samples are codes rather than t."""
+
+    width: int = 1
+    coded: bool = False
+
+    @abstractmethod
+    def log_prob(self, parameters: Tensor, values: Values) -> Tensor:
+        """log p of each value, shape (..., n, g): a mass on a grid, a density per unit of t elsewhere."""
+
+    @abstractmethod
+    def sample(self, parameters: Tensor) -> Tensor:
+        """One draw for each row of parameters, shape (..., g): codes or t."""
+
+    @abstractmethod
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The most probable value, shape (..., g): codes or t."""
+
+    @abstractmethod
+    def start(self, codes: Tensor, observed: Tensor) -> Tensor:
+        """Parameters (g, width) of the marginals of training values (n, g), as a data-dependent start."""
+
+
+class Categorical(Head):
+    """P(k) = softmax of ``cardinality`` logits."""
+
+    coded = True
+
+    def __init__(self, cardinality: int) -> None:
+        super().__init__()
+        self.width = cardinality
+
+    def log_prob(self, parameters: Tensor, values: Values) -> Tensor:
+        shape = torch.broadcast_shapes(parameters.shape[:-1], values.codes.shape)
+        codes = values.codes.long().expand(shape).unsqueeze(-1)
+        return parameters.expand(*shape, self.width).gather(-1, codes).squeeze(-1) - parameters.logsumexp(dim=-1)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        return (parameters - torch.empty_like(parameters).exponential_().log()).argmax(dim=-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters.argmax(dim=-1)
+
+    def start(self, codes: Tensor, observed: Tensor) -> Tensor:
+        columns = codes.shape[1]
+        flat = (codes.long() + self.width * torch.arange(columns, device=codes.device))[observed]
+        counts = torch.bincount(flat, minlength=columns * self.width).view(columns, self.width).double()
+        return ((counts + 0.5) / (counts.sum(dim=1, keepdim=True) + 0.5 * self.width)).log()
+
+
+class Bernoulli(Head):
+    """P(1) = sigmoid of one logit, for columns of two values."""
+
+    coded = True
+
+    def log_prob(self, parameters: Tensor, values: Values) -> Tensor:
+        logit = parameters.squeeze(-1)
+        return logit * values.codes - functional.softplus(logit)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        return (torch.rand_like(parameters) < parameters.sigmoid()).squeeze(-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters.squeeze(-1) > 0
+
+    def start(self, codes: Tensor, observed: Tensor) -> Tensor:
+        ones, count = (codes.double() * observed).sum(dim=0), observed.sum(dim=0)
+        return ((ones + 0.5) / (count - ones + 0.5)).log().unsqueeze(1)
+
+
+class LocationScale(Head):
+    """Base of the likelihoods with a location and a log-scale in standardised units.
+
+    ``shared``: the log-scale is a parameter of the column; otherwise the network emits it for each example.
+    """
+
+    base_log_scale: float = 0.0
+
+    def __init__(self, columns: int, shared: bool) -> None:
+        super().__init__()
+        self.width = 1 if shared else 2
+        self.log_scale = nn.Parameter(torch.full((columns,), self.base_log_scale)) if shared else None
+
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and log-scale, shapes (..., g); the log-scale bends smoothly into its floor."""
+        raw = parameters[..., 1] if self.log_scale is None else self.log_scale.expand(parameters.shape[:-1])
+        return parameters[..., 0], LOG_SCALE_FLOOR + functional.softplus(raw - LOG_SCALE_FLOOR)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters[..., 0]
+
+    def start(self, codes: Tensor, observed: Tensor) -> Tensor:
+        entries = [0.0, self.base_log_scale][: self.width]
+        return torch.tensor(entries, dtype=torch.float64, device=codes.device).expand(codes.shape[1], self.width)
+
+
+class Gaussian(LocationScale):
+    """N(t; location, scale^2), for continuous columns."""
+
+    def log_prob(self, parameters: Tensor, values: Values) -> Tensor:
+        location, log_scale = self.split(parameters)
+        return -0.5 * ((values.t - location) * (-log_scale).exp()).square() - log_scale - 0.5 * math.log(2 * math.pi)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        location, log_scale = self.split(parameters)
+        return location + log_scale.exp() * torch.randn_like(location)
+
+
+class Discretised(LocationScale):
+    """Base of distributions on a grid: P(k) = F(t + half) - F(t - half), where the outermost cells of a finite column take the tails.
+
+    ``cardinality``: values of a finite column; None for a grid without ends.
+    """
+
+    def __init__(self, columns: int, shared: bool, cardinality: int | None) -> None:
+        super().__init__(columns, shared)
+        self.cardinality = cardinality
+
+    def log_prob(self, parameters: Tensor, values: Values) -> Tensor:
+        location, log_scale = self.split(parameters)
+        rate = (-log_scale).exp()
+        middle, half = (values.t - location) * rate, values.half * rate
+        inner = self.interval(middle, half)
+        if self.cardinality is None:
+            return inner
+        first, last = values.codes == 0, values.codes == self.cardinality - 1
+        tails = self.below(half + torch.where(first, middle, -middle))
+        return torch.where(first & last, torch.zeros_like(inner), torch.where(first | last, tails, inner))
+
+    @abstractmethod
+    def below(self, end: Tensor) -> Tensor:
+        """log F(end) of the standard symmetric distribution."""
+
+    @abstractmethod
+    def interval(self, middle: Tensor, half: Tensor) -> Tensor:
+        """log(F(middle + half) - F(middle - half)), without cancellation: in the tails, and for cells much narrower than the scale."""
+
+
+class DiscretisedLogistic(Discretised):
+    """A logistic distribution on a grid (Salimans, Karpathy, Chen and Kingma, PixelCNN++, 2017, section 2.1, with one component).
+
+    F(b) - F(a) = F(b) F(-a) (1 - exp(a - b)) is exact in the tails.
+    """
+
+    base_log_scale = math.log(math.sqrt(3) / math.pi)
+
+    def below(self, end: Tensor) -> Tensor:
+        return functional.logsigmoid(end)
+
+    def interval(self, middle: Tensor, half: Tensor) -> Tensor:
+        return functional.logsigmoid(middle + half) + functional.logsigmoid(half - middle) + torch.log(-torch.expm1(-2 * half))
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        location, log_scale = self.split(parameters)
+        uniform = torch.rand_like(location).clamp(1e-7, 1 - 1e-7)
+        return location + log_scale.exp() * (uniform.log() - torch.log1p(-uniform))
+
+
+class DiscretisedGaussian(Discretised):
+    """A Gaussian on a grid; by symmetry the difference of two tails is taken on the side where both are small."""
+
+    def below(self, end: Tensor) -> Tensor:
+        return torch.special.log_ndtr(end)
+
+    def interval(self, middle: Tensor, half: Tensor) -> Tensor:
+        distance = middle.abs()
+        upper, lower = torch.special.log_ndtr(half - distance), torch.special.log_ndtr(-half - distance)
+        difference = upper + torch.log(-torch.expm1(torch.clamp(lower - upper, max=-1e-5)))
+        # The mean of exp(-t^2 / 2) over a narrow cell, to second order; far out it grows like exp(|middle| half).
+        slope = middle * half
+        curvature = torch.minimum(slope.square() / 6, slope.abs()) - half.square() / 6
+        density = curvature - 0.5 * middle.square() - 0.5 * math.log(2 * math.pi) + torch.log(2 * half)
+        return torch.where(half < 1e-3, density, difference)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        location, log_scale = self.split(parameters)
+        return location + log_scale.exp() * torch.randn_like(location)

@@ -1,0 +1,243 @@
+"""What the page shows of a run beyond numbers: samples beside data, densities, components, learning curves, facts."""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from markupsafe import Markup
+from PIL import Image as Pictures
+from torch import Tensor
+
+from manykin.contract import GenerativeModel, Inspects
+from manykin.errors import ManykinError
+from manykin.report.canvas import MODEL, REAL, new_figure, style, svg
+from manykin.report.columns import marginals, numeric, pairs, worth_drawing
+from manykin.report.pictures import density_2d, ellipses, frame, grid, learning_curves, scatter
+from manykin.report.reading import Run
+from manykin.spaces import Column, Image, Labels, Record, Space, Table, Tokens, Value, Vector, columns_of
+
+SHEET = 64
+STRINGS = 8
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture (or strings) with its caption."""
+
+    caption: str
+    picture: Markup | None = None
+    strings: tuple[str, ...] = ()
+    wide: bool = False
+    real: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Panels under one heading."""
+
+    title: str
+    panels: tuple[Panel, ...] = field(default_factory=tuple)
+
+
+def sample_panels(space: Space | None, real: Value | None, fakes: Mapping[str, Run]) -> list[Panel]:
+    """Real data and the samples of one or several models, in whatever way the space can be seen."""
+    if space is None or real is None:
+        return []
+    if isinstance(space, Record):
+        return [panel for name, part in space.fields for panel in _of_field(name, part, real, fakes)]
+    assert isinstance(real, Tensor)
+    drawn = {name: run.samples for name, run in fakes.items() if isinstance(run.samples, Tensor)}
+    models = {name: run.model for name, run in fakes.items() if run.model is not None}
+    return _of_space(space, real, drawn, models)
+
+
+def curve_panels(run: Run) -> list[Panel]:
+    """The learning curves of a run."""
+    with style():
+        figure = learning_curves(run.history)
+        if figure is None:
+            return []
+        return [Panel("Training log over steps, with seconds along the top.", svg(figure, f"Learning curves of {run.name}"), wide=True)]
+
+
+def component_panels(run: Run) -> list[Panel]:
+    """Fitted components of a model that can be inspected: means as pictures, or ellipses over the data."""
+    if not isinstance(run.model, Inspects) or run.space is None:
+        return []
+    try:
+        table = {name: value.detach().double().cpu() for name, value in run.model.parameters_table().items()}
+    except ManykinError:
+        return []
+    means = table.get("means")
+    if means is None or means.dim() != 2:
+        return []
+    if isinstance(run.space, Image) and means.shape[1] == torch.Size(run.space.shape).numel():
+        return [_mean_pictures(run.space, means, table.get("weights"))]
+    covariances = table.get("covariances")
+    if isinstance(run.space, (Vector, Table)) and covariances is not None and means.shape[1] == run.space.shape[0] >= 2:
+        return [_ellipse_panel(run, means, covariances, table.get("weights"))]
+    return []
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """The model card's facts from ``config.json``: what, from what, and with which versions."""
+    config = run.config
+    chosen = {key: config.get(key) for key in ("seed", "transform", "sizes", "condition") if config.get(key) not in (None, {}, [])}
+    model = config.get("model")
+    found: list[tuple[str, str]] = []
+    if isinstance(model, Mapping):
+        found += [("model", str(model.get("name"))), ("options", _compact(model.get("config")))]
+    if run.space is not None:
+        found.append(("space", str(run.space)))
+    found += [(key, _compact(value)) for key, value in chosen.items()]
+    for part in ("training", "result", "versions", "data"):
+        values = config.get(part)
+        if isinstance(values, Mapping):
+            label = "" if part == "result" else f"{part} · "
+            found += [(f"{label}{key}", _compact(value)) for key, value in values.items() if value is not None and value != ""]
+    return found
+
+
+def picture(image: Pictures.Image, label: str) -> Markup:
+    """A contact sheet as an inline PNG whose pixels stay crisp."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    code = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img class="sheet" alt="{}" width="{}" height="{}" src="data:image/png;base64,{}">').format(label, image.width, image.height, code)
+
+
+def _of_field(name: str, space: Space, real: Value, fakes: Mapping[str, Run]) -> list[Panel]:
+    assert not isinstance(real, Tensor)
+    drawn = {model: run.samples[name] for model, run in fakes.items() if isinstance(run.samples, Mapping)}
+    panels = _of_space(space, real[name], drawn, {})
+    return [Panel(f"{name}: {panel.caption}", panel.picture, panel.strings, panel.wide, panel.real) for panel in panels]
+
+
+def _of_space(space: Space, real: Tensor, fakes: Mapping[str, Tensor], models: Mapping[str, GenerativeModel]) -> list[Panel]:
+    if isinstance(space, Image):
+        return _sheets(space, real, fakes)
+    if isinstance(space, Tokens):
+        return [
+            Panel("Real data", strings=_strings(space, real), real=True),
+            *(Panel(f"Samples of {name}", strings=_strings(space, fake)) for name, fake in fakes.items()),
+        ]
+    if isinstance(space, (Vector, Table)) and space.shape == (2,) and all(column.kind == "real" for column in columns_of(space)):
+        return _planes(real, fakes, models)
+    columns = columns_of(space)
+    real, fakes = _flat(real), {name: _flat(fake) for name, fake in fakes.items()}
+    chosen = worth_drawing(columns, real)
+    if not fakes:
+        return _tables(columns, chosen, real, None, "")
+    return [panel for name, fake in fakes.items() for panel in _tables(columns, chosen, real, fake, name)]
+
+
+def _sheets(space: Image, real: Tensor, fakes: Mapping[str, Tensor]) -> list[Panel]:
+    columns = max(1, min(8, 512 // space.size[2]))
+    options: dict[str, Any] = {"columns": columns, "levels": space.levels, "ordinal": space.ordinal}
+    panels = [Panel("Real data", picture(grid(real[: columns * 8], **options), "Real data"), real=True)]
+    return panels + [Panel(name, picture(grid(fake[: columns * 8], **options), f"Samples of {name}")) for name, fake in fakes.items()]
+
+
+def _strings(space: Tokens, codes: Tensor) -> tuple[str, ...]:
+    return tuple(text_of(space, row) for row in codes[:STRINGS])
+
+
+def text_of(space: Tokens, codes: Tensor) -> str:
+    """A row of codes as text: its symbols up to the end, or the codes where the symbols are unknown."""
+    row = codes.tolist()
+    if space.end is not None and space.end in row:
+        row = row[: row.index(space.end)]
+    return " ".join(map(str, row)) if space.symbols is None else "".join(space.symbols[code] for code in row)
+
+
+def _planes(real: Tensor, fakes: Mapping[str, Tensor], models: Mapping[str, GenerativeModel]) -> list[Panel]:
+    with style():
+        panels = [Panel("Real data", _plane(real, "Real data", partial(_dots, real, REAL)), real=True)]
+        for name in dict.fromkeys([*models, *fakes]):
+            density = _grid_density(models.get(name))
+            if density is not None:
+                caption = f"{name}: density with the data on top"
+                panels.append(Panel(caption, _plane(real, caption, partial(density_2d, density, real))))
+            if name in fakes:
+                caption = f"{name}: samples"
+                panels.append(Panel(caption, _plane(real, caption, partial(_dots, fakes[name], MODEL))))
+        return panels
+
+
+def _dots(data: Tensor, colour: str, axes: Any) -> None:
+    scatter(axes, data[:1000], colour)
+
+
+def _plane(real: Tensor, label: str, draw: Callable[[Any], Any]) -> Markup:
+    """A square plane in the frame of the real data, so that all pictures share one scale."""
+    figure = new_figure(3.4, 3.4)
+    axes = figure.add_subplot()
+    draw(axes)
+    low, high = frame(real)
+    axes.set_xlim(float(low[0]), float(high[0]))
+    axes.set_ylim(float(low[1]), float(high[1]))
+    axes.set_aspect("auto")
+    axes.tick_params(labelsize=7.5)
+    return svg(figure, label)
+
+
+def _grid_density(model: GenerativeModel | None) -> Callable[[Tensor], Tensor] | None:
+    """log p(x) on grid points; of a model conditional on labels the sum over them. None where there is nothing to evaluate."""
+    if model is None or model.density is None:
+        return None
+    if model.condition is None:
+        return lambda x: model.log_prob(x)
+    return (lambda x: model.marginal_log_prob(x)) if isinstance(model.condition, Labels) else None
+
+
+def _tables(columns: tuple[Column, ...], chosen: list[int], real: Tensor, fake: Tensor | None, name: str) -> list[Panel]:
+    kept = [columns[index] for index in chosen]
+    own = f"{name}: " if name else ""
+    shown = f" {len(chosen)} of {len(columns)} columns." if len(chosen) < len(columns) else ""
+    with style():
+        figure = marginals(kept, real[:, chosen], None if fake is None else fake[:, chosen])
+        caption = f"{own}each column by itself. Filled: real data. Outlined: samples.{shown}"
+        panels = [Panel(caption, svg(figure, f"{own}marginal histograms"), wide=True)]
+        plane = numeric(columns, chosen)
+        if len(plane) > 1:
+            figure = pairs([columns[index] for index in plane], real[:, plane], None if fake is None else fake[:, plane])
+            panels.append(Panel(f"{own}columns in pairs. Blue: real data. Orange: samples.", svg(figure, f"{own}pairs of columns"), wide=True))
+    return panels
+
+
+def _mean_pictures(space: Image, means: Tensor, weights: Tensor | None) -> Panel:
+    order = torch.arange(len(means)) if weights is None else weights.argsort(descending=True)
+    images = means[order][:SHEET].reshape(-1, *space.shape)
+    if space.levels is not None:
+        images = images.clamp(0, space.levels - 1)
+    caption = "Means of the components" + (", heaviest first" if weights is not None else "")
+    columns = min(len(images), max(1, min(8, 512 // space.size[2])))
+    return Panel(caption, picture(grid(images, columns=columns, levels=space.levels, side=80 * columns), caption))
+
+
+def _ellipse_panel(run: Run, means: Tensor, covariances: Tensor, weights: Tensor | None) -> Panel:
+    columns = columns_of(run.space) if run.space is not None else ()
+    with style():
+        figure = new_figure(4.2, 4.2)
+        axes = figure.add_subplot()
+        if isinstance(run.real, Tensor):
+            scatter(axes, run.real[:800, :2], REAL)
+        ellipses(means, covariances, axes, weights=weights)
+        axes.set_xlabel(columns[0].name)
+        axes.set_ylabel(columns[1].name)
+        where = "" if len(columns) == 2 else f" in the plane of {columns[0].name} and {columns[1].name}"
+        return Panel(f"{len(means)} components at one and two standard deviations{where}.", svg(figure, f"Components of {run.name}"))
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.double().reshape(len(x), -1)
+
+
+def _compact(value: Any) -> str:
+    text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 600 else text[:599] + "…"

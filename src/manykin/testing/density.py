@@ -1,0 +1,280 @@
+"""Checks of log_prob: what it is said to be, it is."""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from manykin.contract import GenerativeModel, Scores, Weighs
+from manykin.spaces import Image, Labels, Record, Table, Tokens, Value, columns_of, take
+from manykin.testing.context import Context, worst
+from manykin.testing.core import (
+    Topic,
+    both,
+    has_density,
+    implements,
+    is_noisy,
+    is_normalised,
+    is_repeatable,
+    on_labels,
+    one_tensor,
+    real_space,
+    require,
+)
+from manykin.testing.examples import dataset_of
+from manykin.testing.statistics import (
+    Axis,
+    Masses,
+    as_columns,
+    axes_of,
+    edge_cells,
+    enumerate_tokens,
+    integrable,
+    integrate,
+    z_threshold,
+)
+
+check = Topic("density")
+
+
+def has_mass(model: GenerativeModel) -> bool:
+    """The whole mass of log_prob can be added up."""
+    return is_normalised(model) and one_tensor(model) and integrable(model.space)
+
+
+def partition(ctx: Context) -> list[Axis]:
+    """Cells that cover data and samples of the fitted model."""
+    samples, _ = ctx.samples(1024)
+    space = ctx.declared.space
+    reference = torch.cat([as_columns(ctx.data.train.all().x, space), as_columns(samples, space)])
+    plain = sum(axis is None for axis in (column.cardinality for column in columns_of(space)))
+    return axes_of(space, reference, bins=8, per_cell=(1, 24, 3)[min(plain, 2)] * (2 if ctx.full else 1))
+
+
+def cell_masses(ctx: Context, axes: list[Axis], condition: Value | None) -> Masses:
+    """The mass of each cell for one condition, averaged over draws where log_prob is noisy."""
+    noisy = is_noisy(ctx.model)
+    draws = (4 if noisy else 1) * (4 if noisy and ctx.full else 1)
+    finite = all(axis.values is not None for axis in axes)
+    pairs = 1 if finite and not noisy else 4
+    return integrate(lambda x, seed: ctx.log_prob(x, condition, seed=seed, draws=draws), ctx.declared.space, axes, pairs)
+
+
+@check(when=has_mass)
+def mass_is_one(ctx: Context) -> None:
+    """exp(log_prob) adds up to one: by enumeration, or by quadrature with a standard error; at most one where it is a bound."""
+    space = ctx.declared.space
+    if isinstance(space, Tokens):
+        x = enumerate_tokens(space)
+        for condition in ctx.condition_values():
+            total = float(ctx.log_prob(x, condition).exp().sum())
+            require(abs(total - 1) <= 1e-3, f"the probabilities of all {len(x)} strings add up to {total:.5f}; expected 1")
+        return
+    axes = partition(ctx)
+    for condition in ctx.condition_values():
+        masses = cell_masses(ctx, axes, condition)
+        error = masses.error if math.isfinite(masses.error) else 0.0
+        slack = 6 * error + 3e-3
+        require(masses.total <= 1 + slack, f"exp(log_prob) adds up to {masses.total:.5f} ± {error:.2g}; expected 1{_given(condition)}")
+        lost = _may_lose(ctx, axes)
+        require(masses.total >= 1 - slack - lost, f"exp(log_prob) adds up to {masses.total:.5f} ± {error:.2g}; expected 1{_given(condition)}")
+
+
+def _may_lose(ctx: Context, axes: list[Axis]) -> float:
+    """Mass that a noisy bound may miss: what clamping put at the ends of a range, and what rare draws of an importance estimate carry."""
+    density = ctx.model.density
+    lost = 0.0
+    if not ctx.model.transform.exact:
+        samples, _ = ctx.samples(1024)
+        columns = as_columns(samples, ctx.declared.space)
+        places = torch.stack([axis.locate(columns[:, index]) for index, axis in enumerate(axes)], dim=1)
+        ends = [(places[:, index] == 0) | (places[:, index] == axis.cells - 1) for index, axis in enumerate(axes) if axis.values is not None]
+        lost += float(torch.stack(ends).any(dim=0).double().mean()) if ends else 0.0
+    if ctx.model.kind is not None and ctx.model.kind.noisy and density is not None:
+        lost += 0.2
+    return lost
+
+
+def _given(condition: Value | None) -> str:
+    return "" if condition is None else f" given condition {condition.tolist() if isinstance(condition, Tensor) else condition}"
+
+
+def interior(ctx: Context, axes: list[Axis]) -> Tensor:
+    """Cells whose probability the samples must have; those where clamping piles up mass are left to the rest."""
+    inside = torch.ones(math.prod(axis.cells for axis in axes), dtype=torch.bool)
+    return inside if ctx.model.transform.exact else inside & ~edge_cells(axes)
+
+
+@check(when=lambda model: is_normalised(model) and real_space(model) and one_tensor(model))
+def affine_equivariance(ctx: Context) -> None:
+    """Fitted with one seed to x and to 4 x + 8, log_prob differs by log 4 an entry: data units are accounted for."""
+    factor, shift, steps = 4.0, 8.0, {"max_steps": 5, "ema": None}
+    space, condition = ctx.declared.space, ctx.declared.condition
+    changes = {key: value for key, value in steps.items() if value is not None}
+    train = ctx.data.train.all()
+    x = cast(Tensor, train.x)
+    n = min(len(x), 256) * 2 // 3
+    values = []
+    for a, b in ((1.0, 0.0), (factor, shift)):
+        rows = type(train)(a * x[:256].double() + b, None if train.condition is None else take(train.condition, slice(0, 256)))
+        model = ctx.fit(ctx.fresh(), data=dataset_of(rows, space, condition, n), changes=changes)
+        probe = a * ctx.x.double() + b
+        with torch.no_grad():
+            values.append(model.log_prob(probe, ctx.rows.condition, seed=0))
+    entries = math.prod(space.shape)
+    found = values[0] - values[1]
+    gap = worst(torch.where(found.isnan(), entries * math.log(factor), found), torch.full_like(found, entries * math.log(factor)))
+    require(
+        gap <= 0.05 * entries,
+        f"log_prob changes by up to {gap:.3g} nats more or less than {entries} log {factor:g} when the unit of the data changes",
+    )
+
+
+@check(when=has_density)
+def log_prob_seeded(ctx: Context) -> None:
+    """One seed gives one log_prob; without noise every seed does; with noise declared there is noise."""
+    first, again, other = (ctx.model.log_prob(ctx.rows.x, ctx.rows.condition, seed=seed).detach() for seed in (0, 0, 1))
+    require(worst(first, again) == 0, "log_prob with the same seed differs between two calls")
+    noisy = ctx.model.density is not None and ctx.model.density.noisy
+    gap = worst(first, other)
+    require(noisy or gap == 0, f"density says that log_prob has no noise, but two seeds differ by {gap:.3g} nats")
+    require(not noisy or gap > 0, "density says that log_prob is noisy, but two seeds agree: declare noisy=False")
+
+
+@check(when=lambda model: has_density(model) and real_space(model) and one_tensor(model))
+def gradient_in_x(ctx: Context) -> None:
+    """log_prob is differentiable in real x, and its gradient is that of finite differences."""
+    model = ctx.copy().double()
+    x = ctx.x.double()[:16].clone()
+    c = None if ctx.rows.condition is None else take(ctx.rows.condition, slice(0, 16))
+    x.requires_grad_(True)
+    value = model.log_prob(x, c)
+    slope = torch.zeros_like(x)
+    if value.requires_grad:
+        slope = torch.autograd.grad(value[value.isfinite()].sum(), x, allow_unused=True)[0]
+        slope = torch.zeros_like(x) if slope is None else slope
+    scale = ctx.columns(ctx.data.train.all().x).std(0).view(x.shape[1:])
+    direction = scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gaps = []
+    for step in (1e-4, 1e-6):
+        with torch.no_grad():
+            ahead, behind = (model.log_prob(x.detach() + side * step * direction, c) for side in (1, -1))
+        expected = (ahead - behind) / (2 * step)
+        found = (slope * direction).flatten(1).sum(1)
+        usable = expected.isfinite()
+        gaps.append(((found - expected).abs() / (1 + expected.abs()))[usable])
+    gap = torch.minimum(*gaps) if gaps[0].shape == gaps[1].shape else gaps[1]
+    share = float((gap > 1e-2).double().mean()) if len(gap) else 0.0
+    require(
+        share <= 0.1, f"the gradient of log_prob is not that of finite differences at {share:.0%} of the points (worst gap {float(gap.max()):.3g})"
+    )
+
+
+@check(when=lambda model: has_density(model) and real_space(model) and one_tensor(model))
+def far_points(ctx: Context) -> None:
+    """Points a thousand standard deviations away get a low number or minus infinity, never NaN."""
+    reference = ctx.columns(ctx.data.train.all().x)
+    x = ctx.x.double()
+    centre, scale = reference.mean(0).view(x.shape[1:]), reference.std(0).view(x.shape[1:])
+    near = ctx.log_prob(ctx.rows.x, ctx.rows.condition)
+    for distance in (1e3, -1e3):
+        far = ctx.model.log_prob((centre + distance * scale).expand_as(x).clone(), ctx.rows.condition).detach()
+        require(not bool(far.isnan().any()), f"log_prob is NaN {distance:g} standard deviations from the data")
+        require(not bool((far == math.inf).any()), f"log_prob is +inf {distance:g} standard deviations from the data")
+        normal = is_normalised(ctx.model)
+        require(not normal or float(far.max()) < float(near.max()), f"log_prob is higher {distance:g} standard deviations away than at the data")
+
+
+@check(when=both(has_density, on_labels))
+def marginal_is_log_sum(ctx: Context) -> None:
+    """marginal_log_prob is the sum over classes with the training frequencies, and the frequencies are those of the training rows."""
+    labels = cast(Labels, ctx.declared.condition)
+    observed = torch.bincount(cast(Tensor, ctx.data.train.all().condition), minlength=labels.classes).double()
+    stored = ctx.model.condition_frequencies.double()
+    gap = worst(stored, observed / observed.sum())
+    require(ctx.subject.fitted or gap < 1e-9, f"condition_frequencies {stored.tolist()} are not those of the training rows (gap {gap:.3g})")
+    require(abs(float(stored.sum()) - 1) < 1e-9, f"condition_frequencies add up to {float(stored.sum()):.6g}; expected 1")
+    terms = [ctx.model.log_prob(ctx.rows.x, torch.tensor([label])).detach() + stored[label].log() for label in range(labels.classes)]
+    gap = worst(torch.logsumexp(torch.stack(terms), 0), ctx.model.marginal_log_prob(ctx.rows.x).detach())
+    require(gap <= 1e-6, f"marginal_log_prob differs from the log of the sum over classes by {gap:.3g} nats")
+
+
+@check(when=lambda model: has_density(model) and model.condition is not None)
+def condition_used(ctx: Context) -> None:
+    """log_prob depends on the condition."""
+    other = take(cast(Value, ctx.rows.condition), torch.arange(47, -1, -1))
+    if isinstance(ctx.declared.condition, Labels):
+        other = (cast(Tensor, ctx.rows.condition) + 1) % ctx.declared.condition.classes
+    gap = worst(ctx.model.log_prob(ctx.rows.x, ctx.rows.condition), ctx.model.log_prob(ctx.rows.x, other))
+    require(gap > 0, "log_prob is the same under another condition: the condition is ignored")
+
+
+@check(when=both(implements(Scores), has_density, real_space, lambda model: model.condition is None))
+def score_is_gradient(ctx: Context) -> None:
+    """score(x) is the gradient of log_prob."""
+    model = ctx.copy().double()
+    x = ctx.x.double().clone().requires_grad_(True)
+    slope = torch.autograd.grad(model.log_prob(x, ctx.rows.condition).sum(), x)[0]
+    gap = worst(cast(Scores, model).score(x.detach()), slope)
+    require(gap <= 1e-4 * (1 + float(slope.abs().max())), f"score differs from the gradient of log_prob by {gap:.3g}")
+
+
+@check(when=both(implements(Weighs), is_noisy))
+def weights_have_the_bound_law(ctx: Context) -> None:
+    """The k weights of log_weights are independent draws, each with the mean and spread of log_prob."""
+    n, k = 16, 64
+    x = take(ctx.rows.x, slice(0, n))
+    c = None if ctx.rows.condition is None else take(ctx.rows.condition, slice(0, n))
+    model = cast(Weighs, ctx.model)
+    with torch.no_grad():
+        weights = model.log_weights(x, k, c, seed=5)
+        require(weights.shape == (n, k), f"log_weights(x, {k}) has shape {tuple(weights.shape)}; expected ({n}, {k})")
+        require(worst(weights, model.log_weights(x, k, c, seed=5)) == 0, "log_weights with the same seed differs between two calls")
+        bound = torch.stack([ctx.model.log_prob(x, c, seed=seed) for seed in range(k)], dim=1)
+        means = torch.stack([model.log_weights(x, 8, c, seed=100 + seed).mean(1) for seed in range(k)], dim=1)
+    spread = weights.var(1) / k + bound.var(1) / k
+    z = float(((weights.mean(1) - bound.mean(1)) / spread.clamp_min(1e-18).sqrt()).sum() / math.sqrt(n))
+    gap = float((weights.mean(1) - bound.mean(1)).mean())
+    require(abs(z) < z_threshold() or abs(gap) < 1e-3, f"log_weights lie {gap:.4g} nats from log_prob on average ({z:.1f} standard errors)")
+    ratio = float(weights.var(1).mean() / bound.var(1).mean().clamp_min(1e-18))
+    require(0.3 < ratio < 3.3, f"the variance of log_weights is {ratio:.2g} times that of log_prob's draws")
+    shrink = float(means.var(1).mean() / weights.var(1).mean().clamp_min(1e-18)) * 8
+    require(0.4 < shrink < 2.5, f"the mean of 8 weights has {shrink:.2g} times the variance of independent draws")
+
+
+def _finite_missing(model: GenerativeModel) -> bool:
+    space = model.space
+    return is_repeatable(model) and isinstance(space, Table) and any(column.missing and column.cardinality for column in space.columns)
+
+
+@check(when=_finite_missing)
+def missing_is_integrated_out(ctx: Context) -> None:
+    """The log_prob of a row with a missing value is that of the sum over the values that it may have."""
+    space = cast(Table, ctx.declared.space)
+    complete = ctx.x[~ctx.x.isnan().any(1)]
+    c = None if ctx.rows.condition is None else take(ctx.rows.condition, ~ctx.x.isnan().any(1))
+    for index, column in enumerate(space.columns):
+        if not column.missing or column.cardinality is None:
+            continue
+        terms = []
+        for code in range(column.cardinality):
+            x = complete.clone()
+            x[:, index] = column.origin + (column.grid or 1.0) * code
+            terms.append(ctx.log_prob(x, c))
+        x = complete.clone()
+        x[:, index] = math.nan
+        gap = worst(torch.logsumexp(torch.stack(terms), 0), ctx.log_prob(x, c))
+        require(gap <= 1e-3, f"log_prob with column {column.name!r} missing differs from the sum over its values by {gap:.3g} nats")
+
+
+def _countable(model: GenerativeModel) -> bool:
+    return has_density(model) and model.space.discrete
+
+
+@check(when=lambda model: _countable(model) and is_normalised(model))
+def probabilities_below_one(ctx: Context) -> None:
+    """In a countable space log_prob is the logarithm of a probability: never above zero."""
+    value = ctx.log_prob(ctx.rows.x, ctx.rows.condition, draws=16)
+    if ctx.model.kind is None or not ctx.model.kind.noisy:
+        require(float(value.max()) <= 1e-3, f"log_prob of a datum in a countable space is {float(value.max()):.4g}: a probability above one")

@@ -1,0 +1,168 @@
+"""Checks of latents: encoding, decoding, and the log-determinant between them."""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from manykin.contract import Decodes, Encodes, GenerativeModel
+from manykin.random import seeded
+from manykin.spaces import Value, count, take
+from manykin.testing.context import Context, same, same_value, worst
+from manykin.testing.core import Topic, has_density, implements, is_implicit, one_tensor, real_space, require
+from manykin.testing.statistics import distance_test, z_score, z_threshold
+
+check = Topic("latent")
+
+
+@check(when=implements(Encodes))
+def encode_shape(ctx: Context) -> None:
+    """encode returns a distribution with one entry a row, whose draws and their log-probabilities are finite."""
+    code = cast(Encodes, ctx.model).encode(ctx.rows.x, ctx.rows.condition)
+    n = count(ctx.rows.x)
+    require(isinstance(code, torch.distributions.Distribution), f"encode returned a {type(code).__name__}; expected a Distribution")
+    require(tuple(code.batch_shape)[:1] == (n,), f"encode of {n} rows has batch shape {tuple(code.batch_shape)}; expected ({n},) first")
+    with torch.no_grad(), seeded(0):
+        draw = code.sample()
+    require(len(draw) == n and bool(torch.isfinite(draw.double()).all()), "draws of encode(x) are not finite")
+    chance = code.log_prob(draw)
+    require(not bool(chance.isnan().any()), "log-probabilities of draws of encode(x) are NaN")
+
+
+@check(when=lambda model: isinstance(model, Encodes) and model.transform.exact)
+def encode_ignores_mates(ctx: Context) -> None:
+    """encode of a row is the same alone as among others, and in train mode as in evaluation mode."""
+    model = ctx.copy()
+    c = ctx.rows.condition
+    one = take(ctx.rows.x, slice(0, 1)), None if c is None else take(c, slice(0, 1))
+    with torch.no_grad():
+        alone, _ = _parameters(cast(Encodes, model), *one)
+        among, _ = _parameters(cast(Encodes, model), ctx.rows.x, c)
+        model.train()
+        training, _ = _parameters(cast(Encodes, model), ctx.rows.x, c)
+    require(worst(alone[:1], among[:1]) <= 1e-3 * (1 + float(among.abs().max())), "encode of a row differs between alone and in a batch")
+    require(worst(training, among) <= 1e-6 * (1 + float(among.abs().max())), "encode differs between train mode and evaluation mode")
+
+
+def _parameters(model: Encodes, x: Value, c: Value | None) -> tuple[Tensor, int]:
+    code = model.encode(x, c)
+    for name in ("mean", "probs", "logits"):
+        try:
+            value = getattr(code, name)
+        except (NotImplementedError, AttributeError):
+            continue
+        if isinstance(value, Tensor) and bool(torch.isfinite(value).all()):
+            return value.double(), 0
+    with seeded(0):
+        return code.sample().double(), 1
+
+
+@check(when=implements(Decodes))
+def latents_seeded(ctx: Context) -> None:
+    """latents(n) draws n latents, the same for one seed, others for another, without touching the global generator."""
+    model = cast(Decodes, ctx.model)
+    before = torch.get_rng_state()
+    first, again, other = model.latents(12, seed=0), model.latents(12, seed=0), model.latents(12, seed=1)
+    require(len(first) == 12 and bool(torch.isfinite(first.double()).all()), f"latents(12) has shape {tuple(first.shape)} or is not finite")
+    require(same(first, again), "latents with the same seed differ between two calls")
+    require(not same(first, other), "latents of two seeds are equal")
+    require(torch.equal(before, torch.get_rng_state()), "latents changed the global generator")
+
+
+@check(when=implements(Decodes))
+def decode_valid(ctx: Context) -> None:
+    """decode returns valid data, the same at each call, in either mode."""
+    model = ctx.copy()
+    decoder = cast(Decodes, model)
+    h, c = decoder.latents(32, seed=0), ctx.conditions(32)
+    with torch.no_grad():
+        first = decoder.decode(h, c)
+        model.train()
+        again = decoder.decode(h, c)
+    require(count(first) == 32, f"decode of 32 latents returned {count(first)} rows")
+    ctx.declared.space.validate(_detached(first), "decode(latents)")
+    require(same_value(_detached(first), _detached(again)), "decode of the same latents differs between two calls")
+
+
+def _detached(x: Value) -> Value:
+    return x.detach() if isinstance(x, Tensor) else {name: part.detach() for name, part in x.items()}
+
+
+@check(when=lambda model: isinstance(model, Decodes) and one_tensor(model) and (isinstance(model, Encodes) or is_implicit(model)))
+def decoded_latents_are_samples(ctx: Context) -> None:
+    """decode(latents(n)) follows the law of sample(n), where decoding adds no noise."""
+    if isinstance(ctx.model, Encodes) and not ctx.is_bijective():
+        return
+    model, n = cast(Decodes, ctx.model), 400
+    c = ctx.conditions(n)
+    with torch.no_grad():
+        decoded = ctx.columns(model.decode(model.latents(n, seed=5), c))
+    drawn = ctx.columns(ctx.model.sample(n, c, seed=6))
+    distance, z = distance_test(decoded, drawn)
+    require(z < 6, f"decode(latents(n)) and sample(n) differ: energy distance {distance:.3g}, {z:.1f} standard deviations of permutations")
+
+
+@check(when=lambda model: isinstance(model, Encodes) and isinstance(model, Decodes) and one_tensor(model))
+def encode_then_decode(ctx: Context) -> None:
+    """For a bijective model decode(encode(x)) is x, and encode(decode(h)) is h."""
+    if not ctx.is_bijective():
+        return
+    model = ctx.copy().double()
+    exact = ctx.model.transform.exact
+    with torch.no_grad(), seeded(0):
+        code = cast(Encodes, model).encode(ctx.rows.x, ctx.rows.condition)
+        back = cast(Decodes, model).decode(code.mean, ctx.rows.condition)
+    found, expected = ctx.columns(back), ctx.columns(ctx.rows.x)
+    scale = expected.std(0).clamp_min(1e-6) if exact else torch.ones(expected.shape[1])
+    gap = worst(found / scale, expected / scale)
+    require(gap <= 1e-4, f"decode(encode(x)) differs from x by {gap:.3g} standard deviations")
+    if exact and real_space(ctx.model):
+        h = cast(Decodes, model).latents(48, seed=0)
+        with torch.no_grad():
+            again = cast(Encodes, model).encode(cast(Decodes, model).decode(h, ctx.rows.condition), ctx.rows.condition).mean
+        gap = worst(again.reshape(48, -1), h.reshape(48, -1))
+        require(gap <= 1e-4, f"encode(decode(h)) differs from h by {gap:.3g}")
+
+
+def _small_bijection(model: GenerativeModel) -> bool:
+    small = one_tensor(model) and math.prod(model.space.shape) <= 8
+    return isinstance(model, Encodes) and isinstance(model, Decodes) and has_density(model) and real_space(model) and small
+
+
+@check(when=_small_bijection)
+def log_det_matches_jacobian(ctx: Context) -> None:
+    """log_prob minus the log-determinant of the Jacobian of encode is the log density of the latents: a Metropolis step with it keeps them.
+
+    The Jacobian is taken by central differences in float64, the latents from ``latents``.
+    """
+    if not ctx.is_bijective() or (ctx.model.density is not None and ctx.model.density.noisy):
+        return
+    model, n = ctx.copy().double(), 4096 if ctx.full else 1024
+    c = ctx.conditions(n)
+    h = cast(Decodes, model).latents(n, seed=9).double()
+    g = torch.Generator().manual_seed(3)
+    moved = h + 0.8 * torch.randn(h.shape, generator=g, dtype=torch.float64) * h.std() / math.sqrt(h[0].numel())
+    before, after = (_latent_density(ctx, model, part, c) for part in (h, moved))
+    rate = (after - before).clamp(max=0).exp()
+    tests = {"log density": rate * (after - before), "squared norm": rate * ((moved**2).flatten(1).sum(1) - (h**2).flatten(1).sum(1))}
+    for name, values in tests.items():
+        z = z_score(values)
+        require(
+            abs(z) < z_threshold(2),
+            f"log_prob and the Jacobian of encode disagree: a Metropolis step moves the {name} of the latents by {z:.1f} standard errors",
+        )
+
+
+@torch.no_grad()
+def _latent_density(ctx: Context, model: GenerativeModel, h: Tensor, c: Value | None) -> Tensor:
+    x = cast(Tensor, cast(Decodes, model).decode(h, c)).double()
+    flat = x.flatten(1)
+    step = 1e-5 * flat.std(0).clamp_min(1e-12)
+    columns = []
+    for index in range(flat.shape[1]):
+        shift = torch.zeros_like(flat)
+        shift[:, index] = step[index]
+        ahead, behind = (cast(Encodes, model).encode((flat + side * shift).view_as(x), c).mean.flatten(1) for side in (1, -1))
+        columns.append((ahead - behind) / (2 * step[index]))
+    return model.log_prob(x, c) - torch.linalg.slogdet(torch.stack(columns, dim=2)).logabsdet

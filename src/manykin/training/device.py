@@ -1,0 +1,122 @@
+"""Devices, precision and processes, all through Lightning Fabric."""
+
+import logging
+import os
+import resource
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from manykin.errors import InvalidInput, ManykinWarning
+from manykin.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def rank() -> int:
+    """The number of this process among those that train together; 0 writes."""
+    return int(os.environ.get("RANK", "0")) if world() > 1 else 0
+
+
+def world() -> int:
+    """How many processes train together, as ``torch.distributed.run`` says."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+
+
+def connect(options: TrainOptions) -> "Fabric":
+    """A Fabric on the chosen device and precision, with one process or as many as ``torch.distributed.run`` started.
+
+    Raises:
+        InvalidInput: for a device that is not known or not there.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    device = choose_device("auto" if options.device is None else options.device)
+    precision = choose_precision(options.precision or "auto", device)
+    if world() == 1:
+        index = device.index or 0
+        return Fabric(accelerator=device.type, devices=1 if device.type != "cuda" else [index], precision=precision)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", world())),
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        strategy=DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo"),
+        plugins=[TorchElasticEnvironment()],
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def choose_device(name: str) -> torch.device:
+    """The device behind an option.
+
+    ``auto`` takes CUDA where there is one, else the CPU: models keep statistics in float64, which Apple's GPUs do not have.
+
+    Raises:
+        InvalidInput: for a device that is not known or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    there = {"cpu": True, "cuda": (device.index or 0) < torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        known = [kind for kind, ok in there.items() if ok and (kind != "cuda" or torch.cuda.is_available())]
+        raise InvalidInput(f"train.device = {name!r} is not here; expected auto or {' or '.join(known)}.")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
+    """Fabric's name of a precision; bf16 only where the hardware multiplies it, else 32 bits with a warning."""
+    if name != "bf16":
+        return "32-true"
+    if has_bf16(device):
+        return "bf16-mixed"
+    warnings.warn(f"this {device.type} does not multiply bf16: training in 32 bits.", ManykinWarning, stacklevel=3)
+    return "32-true"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 faster than it emulates it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and bool(probe is not None and probe())
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers that the model has learned: its parameters, or for a model without any its floating buffers outside the transform."""
+    learned = sum(p.numel() for p in model.parameters())
+    if learned:
+        return learned
+    fixed = ("transform.", "condition_frequencies")
+    return sum(b.numel() for name, b in model.named_buffers() if b.is_floating_point() and not name.startswith(fixed))
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to watch for the peak of memory, where the system lets a process do so."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The peak since :func:`reset_peak_memory`: of the device's memory on CUDA, else of the whole process's resident memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,391 @@
+"""The report: one file that says what is known, escapes what users wrote, and draws what can be drawn."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from manykin.errors import CheckpointMismatch, InvalidInput
+from manykin.report import reading, write_report
+from manykin.report.canvas import png, style, svg
+from manykin.report.columns import Mark, standings
+from manykin.report.curves import curves, learning_curves
+from manykin.report.html import bytes_text, count_text, seconds_text
+from manykin.report.pictures import density_2d, ellipses, frame, full_covariances, grid, samples_sheet
+from manykin.spaces import Image, Record, Table, Vector, columns_of
+from report_folders import (
+    NASTY,
+    PictureMeans,
+    Rings,
+    digits,
+    distances,
+    estimates,
+    history,
+    row,
+    write_comparison,
+    write_plane,
+    write_run,
+    write_table,
+    write_text,
+)
+
+VOID = {"meta", "img", "br", "link", "input", "path", "use", "rect", "stop", "image"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, text of table rows, balanced or not."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append("")
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if self.stack and self.stack[-1] in ("style", "script"):
+            return
+        self.text += data + " "
+        if "tr" in self.stack:
+            self.rows[-1] += data + " "
+
+    def row(self, name: str) -> str:
+        return next(re.sub(r"\s+", " ", text) for text in self.rows if text.strip().startswith(name))
+
+
+@pytest.fixture
+def without_models(monkeypatch):
+    monkeypatch.setattr(reading, "_model", lambda folder: (None, ""))
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    def load(folder: Path):
+        return (PictureMeans(None, Image((1, 8, 8), 17)), "") if folder.name == "mixture" else (None, "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_model", load)
+        return write_report(write_comparison(tmp_path_factory.mktemp("report") / "compared"))
+
+
+def test_a_comparison_becomes_one_file_that_asks_no_network(comparison):
+    text = comparison.read_text()
+    assert comparison.name == "report.html"
+    assert sorted(path.name for path in comparison.parent.glob("*report*")) == ["report.html"]
+    page = Page(text)
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        for name, value in attributes.items():
+            if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                assert value is not None
+                assert value.startswith(("data:image/png;base64,", "#")), (tag, name, value[:60])
+    assert not re.search(r"https?://", re.sub(r"base64,[A-Za-z0-9+/=\s]*", "", text))
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#|\"#|'#)", text)
+
+
+def test_a_comparison_shows_every_model_with_strength_error_floor_and_cost(comparison):
+    page = Page(comparison.read_text())
+    mixture = page.row("mixture")
+    assert "floor" in mixture
+    assert "2.146 ± 0.010 bits/dim exact" in mixture
+    assert "nll: 95.20 ± 0.40 nats" in mixture
+    assert "0.080 ± 0.020" in mixture
+    assert "3.2 s 5,120 12,345 456 MB" in mixture
+    vae = page.row("vae")
+    assert "bound" in vae
+    assert "k=64" in vae
+    assert "floor 2" not in vae.split("latent")[0]
+    assert "none" in page.row("gan")
+    box = page.row("box")
+    assert "not finite" in box
+    assert "2 of 360 rows outside the support" in box
+    assert "singular matrix" in page.row("kde")
+
+
+def test_unlike_likelihoods_stand_in_groups_of_their_own(comparison):
+    text = comparison.read_text()
+    bodies = re.findall(r"<tbody.*?</tbody>", text, flags=re.DOTALL)
+    members = [re.findall(r'<th scope="row" data-key="([^"]*)"', body) for body in bodies]
+    assert members == [
+        ["mixture", "independent", "box"], ["vae", "gaussian-mixture", "realnvp"], ["class-mixture"], ["gan"], ["kde"],
+    ]  # fmt: skip
+    assert "Bound on log p(x)" in bodies[1]
+    assert "log p(x | c)" in bodies[2]
+    assert "Failed" in bodies[4]
+    assert "The best classical model is mixture at 2.146" in text
+
+
+def test_what_users_wrote_is_escaped_everywhere(tmp_path, without_models, comparison):
+    for path in (write_report(write_table(tmp_path / "table")), write_report(write_text(tmp_path / "text")), comparison):
+        text = path.read_text()
+        assert NASTY not in text
+        assert text.count("<script>") == 1
+    assert "&lt;script&gt;" in (tmp_path / "table" / "report.html").read_text()
+
+
+def test_names_and_errors_that_are_markup_are_escaped(tmp_path, without_models):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    rows = [row(NASTY, estimates(1.0)), row('"><img src=x onerror=alert(1)>', (), error="<b>no</b>")]
+    (folder / "compare.json").write_text(json.dumps(rows))
+    text = write_report(folder).read_text()
+    assert NASTY not in text
+    assert "<img src=x" not in text
+    assert "<b>no</b>" not in text
+
+
+def test_a_run_in_the_plane_shows_data_density_samples_and_components(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_model", lambda folder: (Rings(None, Vector(2)), ""))
+    text = write_report(write_plane(tmp_path / "run")).read_text()
+    page = Page(text)
+    figures = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert figures == [
+        "Real data", "gaussian-mixture: density with the data on top", "gaussian-mixture: samples", "Components of run", "Learning curves of run",
+    ]  # fmt: skip
+    assert "currentColor" in text
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+    assert "2.900 ± 0.040" in page.row("nll")
+    assert "kl gap" in page.text
+    for fact in ("CC BY 4.0", "ab" * 32, "2.13", "dequantise"):
+        assert fact in page.text
+    assert "lower is better" in page.text
+
+
+def test_pictures_are_embedded_and_crisp(comparison):
+    page = Page(comparison.read_text())
+    sheets = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [sheet["alt"] for sheet in sheets][:2] == ["Real data", "Samples of mixture"]
+    assert "Means of the components, heaviest first" in [sheet["alt"] for sheet in sheets]
+    assert "pixelated" in comparison.read_text()
+
+
+def test_tables_show_marginals_of_every_kind_of_column(tmp_path, without_models):
+    page = Page(write_report(write_table(tmp_path / "run")).read_text())
+    for expected in ("$price$ in €", "blue & green", "children", "missing 12%, sampled 12%"):
+        assert expected in page.text
+    assert "columns in pairs" in page.text
+
+
+def test_texts_are_shown_as_strings_up_to_their_end(tmp_path, without_models):
+    folder = write_text(tmp_path / "run")
+    text = write_report(folder).read_text()
+    strings = re.findall(r"<pre>(.*?)</pre>", text, flags=re.DOTALL)
+    assert len(strings) == 16
+    assert all(len(string.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")) == 9 for string in strings)
+
+
+def test_records_and_sparse_folders_are_still_reported(tmp_path, without_models):
+    space = Record({"v": Vector(2), "t": Table(columns_of(Vector(3)))})
+    folder = write_run(tmp_path / "run", "gaussian", space, torch.zeros(1), torch.zeros(1))
+    for name in ("real", "final"):
+        save_file({"v": torch.randn(50, 2), "t": torch.randn(50, 3)}, folder / "samples" / f"{name}.safetensors")
+    assert "v: gaussian: samples" in write_report(folder).read_text()
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text(json.dumps({"model": {"name": "nobody", "config": {}}}))
+    assert "nobody" in Page(write_report(bare).read_text()).text
+
+
+def test_a_model_that_cannot_be_loaded_is_said_and_the_rest_is_shown(tmp_path):
+    folder = write_plane(tmp_path / "run")
+    text = write_report(folder).read_text()
+    assert "model.safetensors is missing" in text
+    assert "gaussian-mixture: samples" in text
+    assert "density with the data" not in text
+
+
+@pytest.mark.parametrize(
+    "path, content, message",
+    [
+        ("config.json", "{", "config.json cannot be read"),
+        ("config.json", "[]", "expected an object"),
+        ("config.json", '{"space": {"space": "Torus"}}', "Torus"),
+        ("evaluation.json", '{"metrics": [{"value": 1}]}', "evaluation.json is damaged"),
+        ("samples/real.safetensors", "junk", "real.safetensors cannot be read"),
+    ],
+)
+def test_damaged_folders_are_refused_naming_the_file(tmp_path, without_models, path, content, message):
+    folder = write_plane(tmp_path / "run")
+    (folder / path).write_text(content)
+    with pytest.raises(CheckpointMismatch, match=re.escape(message)):
+        write_report(folder)
+
+
+def test_folders_that_are_neither_are_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="holds neither"):
+        write_report(tmp_path)
+    with pytest.raises(InvalidInput, match="is not a folder"):
+        write_report(tmp_path / "nowhere")
+    (tmp_path / "compare.json").write_text('{"model": 1}')
+    with pytest.raises(CheckpointMismatch, match="list of objects"):
+        write_report(tmp_path)
+
+
+def test_a_model_name_cannot_lead_out_of_the_comparison(tmp_path, without_models):
+    write_plane(tmp_path / "secret")
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "compare.json").write_text(json.dumps([row("../secret", estimates(1.0))]))
+    assert "CC BY 4.0" not in write_report(folder).read_text()
+
+
+def test_reports_may_be_written_again(tmp_path, without_models):
+    folder = write_plane(tmp_path / "run")
+    assert write_report(folder) == write_report(str(folder)) == folder / "report.html"
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path, without_models):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    write_report(write_plane(tmp_path / "run"))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_sheets_hold_every_pixel_as_a_square():
+    images = digits()[:6]
+    sheet = grid(images, columns=3, levels=17, side=240)
+    zoom = 10
+    assert sheet.size == (3 * 80 + 2 * 5, 2 * 80 + 5)
+    expected = round(float(images[4, 0, 3, 2]) / 16 * 255)
+    left, top = 85 + 2 * zoom, 85 + 3 * zoom
+    assert {sheet.getpixel((left + dx, top + dy)) for dx in range(zoom) for dy in range(zoom)} == {(expected, expected, expected, 255)}
+    assert sheet.getpixel((82, 0))[3] == 0
+
+
+def test_sheets_of_colour_codes_and_real_values():
+    colour = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    colour[:, 0] = 255
+    assert grid(colour, side=8).getpixel((0, 0)) == (255, 0, 0, 255)
+    codes = torch.tensor([[[[0, 1], [2, 3]]]], dtype=torch.uint8)
+    sheet = grid(codes, levels=4, ordinal=False, side=2)
+    assert len({sheet.getpixel((x, y)) for x in (0, 1) for y in (0, 1)}) == 4
+    real = torch.tensor([[[[-3.0, 5.0]]]])
+    assert [grid(real, levels=None, side=2).getpixel((x, 0))[0] for x in (0, 1)] == [0, 255]
+    assert samples_sheet(digits()[:16], digits()[16:32], levels=17).width > 2 * 600
+
+
+def test_density_contours_hold_their_share_of_probability():
+    model = Rings(None, Vector(2))
+    axes = density_2d(model.log_prob, model.sample(4000, seed=0), resolution=120)
+    filled, lines = axes.collections[:2]
+    levels = lines.levels
+    assert len(levels) == 5
+    fresh = model.log_prob(model.sample(4000, seed=1))
+    everywhere = model.log_prob(
+        torch.cartesian_prod(*(torch.linspace(float(a), float(b), 200, dtype=torch.float64) for a, b in zip(*frame(model.sample(4000, seed=0)))))
+    )
+    inside = [float((fresh.exp() / everywhere.exp().max() >= level).double().mean()) for level in levels]
+    assert inside == pytest.approx([0.98, 0.9, 0.75, 0.5, 0.25], abs=0.04)
+    assert filled is not lines
+
+
+def test_densities_that_are_zero_or_constant_still_draw():
+    data = torch.rand(50, 2, dtype=torch.float64)
+    density_2d(lambda x: torch.full((len(x),), -math.inf), data, resolution=20)
+    density_2d(lambda x: torch.zeros(len(x)), data, resolution=20)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "diag", "spherical"])
+def test_ellipses_of_all_four_covariance_types_have_the_right_axes(kind):
+    means = torch.tensor([[0.0, 0.0], [4.0, 1.0], [1.0, 1.0]])
+    tied = torch.tensor([[2.0, 0.6], [0.6, 1.0]])
+    given = {"full": tied.expand(3, 2, 2), "tied": tied, "diag": torch.tensor([[2.0, 1.0]] * 3), "spherical": torch.tensor([2.0] * 3)}[kind]
+    whole = full_covariances(means, given)
+    assert whole.shape == (3, 2, 2)
+    axes = ellipses(means, given, weights=torch.tensor([0.2, 0.5, 0.3]))
+    assert len(axes.patches) == 6
+    one = axes.patches[1]
+    major = max(one.width, one.height) / 4
+    assert major**2 == pytest.approx(float(torch.linalg.eigvalsh(whole[0]).max()), rel=1e-6)
+    angle = math.radians(one.angle)
+    direction = torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)
+    assert float(direction @ whole[0] @ direction) == pytest.approx(float(torch.linalg.eigvalsh(whole[0]).max()), rel=1e-6)
+
+
+def test_square_diagonal_covariances_are_not_taken_for_tied_ones():
+    means = torch.zeros(2, 2)
+    assert full_covariances(means, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))[1].tolist() == [[3.0, 0.0], [0.0, 4.0]]
+    tied = torch.tensor([[1.0, 0.5], [0.5, 4.0]])
+    assert full_covariances(means, tied)[1].tolist() == tied.tolist()
+
+
+def test_learning_curves_take_any_log():
+    assert learning_curves([]) is None
+    assert learning_curves([{"step": 1, "loss": 2.0}]) is None
+    nested = [
+        {"step": i, "seconds": i / 10, "phase": "generator", "loss": 1.0 / (i + 1), "extra": {"a": i}, "text": "no", "flag": True} for i in range(5)
+    ]
+    assert set(curves(nested)) == {"generator/loss", "generator/extra/a"}
+    assert set(curves(history())) == {"loss", "lr", "val_loss"}
+    assert set(curves([{"step": 1, "loss": math.nan}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 2.0}])) == {"loss"}
+    figure = learning_curves(history(2000))
+    assert figure is not None
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")] == ["loss", "lr"]
+
+
+def test_standings_keep_far_values_at_the_edge():
+    marks = [Mark("a", 1.0, 0.1, "exact"), Mark("b", 1.2, 0.1, "bound"), Mark("c", 1.3, None, "estimate"), Mark("d", 900.0, 1.0, "exact")]
+    axes = standings(marks, "nats", floor=1.1, floor_label="floor", band=0.05).axes[0]
+    assert axes.get_xlim()[1] < 10
+    assert any("900 →" in text.get_text() for text in axes.texts)
+
+
+def test_svg_takes_its_colour_from_the_page_and_png_needs_no_page(tmp_path):
+    with style():
+        text = svg(density_2d(lambda x: -(x**2).sum(1), torch.randn(30, 2, dtype=torch.float64), resolution=20).figure, 'a "label" & more')
+    assert text.startswith('<svg class="figure" role="img" aria-label="a &#34;label&#34; &amp; more"')
+    assert "currentColor" in text
+    assert "DejaVu" not in text
+    with style(page=False):
+        data = png(ellipses(torch.zeros(1, 2), torch.ones(1)).figure, tmp_path / "x.png")
+    assert data[:4] == b"\x89PNG"
+    assert (tmp_path / "x.png").read_bytes() == data
+
+
+def test_costs_in_words():
+    assert [seconds_text(value) for value in (None, 0.314, 12.34, 245.0, 7810.0)] == ["–", "0.31 s", "12.3 s", "4 min 05 s", "2 h 10 min"]
+    assert [count_text(value) for value in (None, 0.5, 812, 12_345, 1_234_567)] == ["–", "0.5", "812", "12,345", "1.23 M"]
+    assert [bytes_text(value) for value in (None, 12, 812_000, 1_230_000_000)] == ["–", "12 B", "812 KB", "1.23 GB"]
+
+
+def test_a_comparison_whose_models_all_failed_is_reported(tmp_path, without_models):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "compare.json").write_text(json.dumps([row("kde", (), error="too few rows"), row("vae", (), error="diverged")]))
+    page = Page(write_report(folder).read_text())
+    assert "too few rows" in page.row("kde")
+    assert "diverged" in page.row("vae")
+
+
+def test_distances_without_likelihoods_are_drawn(tmp_path, without_models):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "compare.json").write_text(json.dumps([row("gan", distances(0.5), "none"), row("gan-2", distances(0.2), "none")]))
+    text = write_report(folder).read_text()
+    assert re.findall(r'<th scope="row" data-key="([^"]*)"', text) == ["gan-2", "gan"]
+    assert 'aria-label="Energy distance"' in text
