@@ -8,13 +8,11 @@ import torch
 import manykin as mk
 from manykin.config import options
 from manykin.data import data_sets, toys
-from manykin.fitted import Fitted
+from manykin.data.catalogue import TOYS
 from manykin.models import TABLE, get
 from manykin.models.catalogue import catalogue
 from manykin.report import pictures
 from manykin.report.canvas import MODEL, REAL, new_figure, png, style
-
-TOYS = ("two-moons", "eight-gaussians", "checkerboard", "pinwheel")
 
 
 def draw_all(folder: Path) -> None:
@@ -80,10 +78,9 @@ def maximum_likelihood(path: Path) -> None:
 
 def toy_sets(path: Path) -> None:
     """The two-dimensional toys with their exact densities."""
-    names = toys.names()
     figure = new_figure(12, 5.2)
-    for index, name in enumerate(names):
-        axes = figure.add_subplot(2, -(-len(names) // 2), index + 1)
+    for index, name in enumerate(TOYS):
+        axes = figure.add_subplot(2, -(-len(TOYS) // 2), index + 1)
         data = mk.load_data(name).train.sample(600, 0).x
         pictures.density_2d(toys.toy(name).log_prob, data, axes)
         axes.set_title(name)
@@ -106,7 +103,15 @@ def write_tables(folder: Path) -> None:
     rows = ["| model | family | likelihood | conditional | spaces | besides sampling | source |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for entry in catalogue():
         conditional = "yes" if entry["conditional"] else "no"
-        cells = [f"`{entry['name']}`", entry["family"], entry["density"] or "none", conditional, ", ".join(entry["spaces"]), ", ".join(entry["optional"]), entry["paper"]]
+        cells = [
+            f"`{entry['name']}`",
+            entry["family"],
+            entry["density"] or "none",
+            conditional,
+            ", ".join(entry["spaces"]),
+            ", ".join(entry["optional"]),
+            entry["paper"],
+        ]
         rows.append("| " + " | ".join(cells) + " |")
     (folder / "models.md").write_text("\n".join(rows) + "\n")
     data = ["| name | kind | shape | n |", "| --- | --- | --- | --- |"]
@@ -120,7 +125,7 @@ def _checks() -> str:
     from manykin.testing import all_checks
 
     rows = ["| check | topic | what it demands |", "| --- | --- | --- |"]
-    rows += [f"| `{check.name}` | {check.topic} | {check.summary} |" for check in all_checks()]
+    rows += [f"| `{check.name}` | {check.topic} | {check.promise} |" for check in all_checks()]
     return "\n".join(rows) + "\n"
 
 
@@ -133,6 +138,3 @@ def _model_reference() -> str:
         rows += [f"| `{info.name}` | `{info.default}` | {info.expected()} | {info.help} |" for info in options(config)]
         parts.append(f"### {name}\n\n```{{eval-rst}}\n.. autoclass:: {module}.{attribute}\n```\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
-
-
-__all__ = ["Fitted", "draw_all", "write_tables"]

@@ -122,7 +122,9 @@ def write_comparison(folder: Path) -> Path:
     for entry in rows[:-1]:
         noise = torch.randint(0, 3, (64, 1, 8, 8), generator=torch.Generator().manual_seed(len(str(entry["model"]))))
         fake = (real[-64:].int() + noise.int()).clamp(0, 16).to(torch.uint8)
-        write_run(folder / str(entry["model"]), str(entry["model"]), space, real[:64], fake)
+        run = write_run(folder / str(entry["model"]), str(entry["model"]), space, real[:64], fake)
+        if entry["model"] not in ("mixture", "vae"):
+            (run / "metrics.jsonl").unlink()
     (folder / "compare.json").write_text(json.dumps(rows))
     save_file({"x": real[:360].contiguous()}, folder / "real.safetensors")
     return folder

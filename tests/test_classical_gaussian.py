@@ -431,6 +431,14 @@ def test_pictures_are_dequantised_and_completed_as_pictures():
     assert torch.equal(out[known[:6]], x[:6][known[:6]])
 
 
+def test_em_on_dequantised_data_stops_though_every_pass_differs():
+    x = torch.from_numpy(load_digits().images[:400]).to(torch.uint8).unsqueeze(1)
+    model = GaussianMixture(GaussianMixtureConfig(n_components=3, covariance_type="diag", n_init=1), Image((1, 8, 8), 17))
+    bounds = [each["lower_bound"] for each in fit(model, x)]
+    assert len(bounds) < 60
+    assert max(bounds[-5:]) <= max(bounds[:-5]) + 1e-3
+
+
 def test_protocols_and_loading_by_construct_and_fill():
     model, x = small_mixture()
     assert isinstance(model, Encodes)

@@ -18,7 +18,7 @@ from manykin.models.classical.kde import KDE, KDEConfig
 from manykin.models.classical.kernels import KERNELS
 from manykin.models.classical.kmeans import kmeans
 from manykin.models.classical.ppca import PPCA, PPCAConfig
-from manykin.spaces import Image, Labels, Vector
+from manykin.spaces import Column, Image, Labels, Table, Vector
 from manykin.training import TrainOptions, train
 
 KINDS = ["gaussian", "tophat", "epanechnikov"]
@@ -103,6 +103,41 @@ def test_box_of_whole_numbers_holds_whole_cells():
     assert sorted(set(model.sample(400, seed=0).flatten().tolist())) == [0, 1, 2, 3, 4, 5]
 
 
+def test_box_of_a_table_is_uniform_on_what_its_columns_can_be():
+    columns = (Column("height"), Column("rating", "integer", levels=9), Column("colour", "categorical", categories=("a", "b", "c")))
+    x = torch.tensor([[0.0, 2, 1], [2.0, 4, 1]]).double()
+    model = fit(Box(None, Table(columns)), x)
+    assert str(model.density) == "exact"
+    np.testing.assert_allclose(model.log_prob(torch.tensor([[1.0, 3, 0]]).double()), -math.log(2 * 3 * 3))
+    assert torch.isneginf(model.log_prob(torch.tensor([[1.0, 5, 0]]).double())).all()
+    samples = model.sample(500, seed=0)
+    assert set(samples[:, 1].tolist()) == {2, 3, 4}
+    assert set(samples[:, 2].tolist()) == {0, 1, 2}
+    wide = fit(Box(BoxConfig(margin=20.0), Table(columns)), x)
+    assert set(wide.sample(500, seed=0)[:, 1].tolist()) == set(range(9))
+
+
+def test_box_sums_over_processes_and_survives_a_checkpoint_in_between():
+    x = rows()
+    whole, halves = fit(Box(None, Vector(3)), x), [Box(None, Vector(3)) for _ in range(2)]
+    for slot, (model, part) in enumerate(zip(halves, (x[:150], x[150:]), strict=True)):
+        model.accumulate(Batch(part[:100]))
+        for name in ("extremes", "counts"):
+            model.get_buffer(name).copy_(model.get_buffer(name).roll(slot, 0))
+    first = halves[0]
+    for name in ("extremes", "counts"):
+        first.get_buffer(name).add_(halves[1].get_buffer(name))
+    first.accumulate(Batch(torch.cat([x[100:150], x[250:]])))
+    first.solve()
+    assert torch.equal(first.low, whole.low)
+    assert torch.equal(first.high, whole.high)
+
+
+def test_box_keeps_its_boundary_in_single_precision():
+    x = rows()
+    assert torch.isfinite(fit(Box(None, Vector(3)), x).log_prob(x.float())).all()
+
+
 def test_box_samples_and_completes_uniformly():
     x = rows(300, 2)
     model = fit(Box(None, Vector(2)), x)
@@ -112,7 +147,6 @@ def test_box_samples_and_completes_uniformly():
     drawn = model.complete(torch.where(known, samples, NAN), known, seed=0)
     assert torch.equal(drawn[:, 0], samples[:, 0])
     assert uniform_ranks(((drawn - table["low"]) / (table["high"] - table["low"]))[:, 1].numpy()) > 1e-4
-    np.testing.assert_allclose(model.predict(samples[:2], known[:2])[:, 1], ((table["low"] + table["high"]) / 2)[1].expand(2))
 
 
 def test_box_of_each_class():
@@ -304,6 +338,8 @@ def test_ppca_latents_decode_to_the_subspace():
     np.testing.assert_allclose(centred, centred @ model.basis[0] @ model.basis[0].T, atol=1e-10)
     with pytest.raises(InvalidInput, match=r"expected \(n, 2\)"):
         model.decode(h[:, :1])
+    with pytest.raises(InvalidInput, match="NaN or infinity"):
+        model.decode(h * NAN)
 
 
 def test_ppca_samples_have_its_covariance():
@@ -332,6 +368,14 @@ def test_ppca_of_each_class():
     np.testing.assert_allclose(model.encode(x[y == 1], y[y == 1]).mean.abs(), alone.encode(x[y == 1]).mean.abs(), rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(model.log_prob(x, torch.full((300,), 2)), fit(ppca(3, n_components=1), x).log_prob(x), rtol=1e-9)
     assert model.decode(model.latents(4, seed=0), torch.tensor([1])).shape == (4, 3)
+
+
+def test_ppca_class_with_too_few_rows_takes_the_pooled_solution():
+    x, y = rows(), labels()
+    y[:] = 0
+    y[:2] = 1
+    model = fit(ppca(3, Labels(2), n_components=1), x, y)
+    np.testing.assert_allclose(model.log_prob(x, torch.ones(300).long()), fit(ppca(3, n_components=1), x).log_prob(x), rtol=1e-9)
 
 
 def test_ppca_far_offset_keeps_its_digits():

@@ -254,6 +254,13 @@ def test_levels_step_and_kind_override():
     np.testing.assert_array_equal(round_trip(pictures, data), pictures)
 
 
+def test_a_numeric_table_as_vectors():
+    table = pd.DataFrame({"a": rng().standard_normal(30), "b": rng().integers(0, 9, 30), "y": rng().choice(["u", "v"], 30)})
+    data = load_data(table, condition="y", options={"kind": "vector"})
+    assert data.space == Vector(2, step=(0.0, 1.0))
+    np.testing.assert_array_equal(data.form.decode(data.train.all().x, data.space), table[["a", "b"]].to_numpy())
+
+
 def test_channels_override():
     x = rng().integers(0, 256, (20, 3, 5, 4)).astype("uint8")
     assert load_data(x).space == Image((4, 3, 5))
@@ -273,7 +280,7 @@ def test_columns_override():
     assert columns["rounded"].step is None
     assert "text" not in columns
     back = round_trip(table, data)
-    pd.testing.assert_frame_equal(back, table.drop(columns=["text", 7]))
+    pd.testing.assert_frame_equal(back, table.drop(columns=["text", 7]), check_column_type=False)
 
 
 def test_unknown_columns_in_options():

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from manykin.contract import Batch, Decodes, Encodes
 from manykin.data.dataset import Dataset, Rows
-from manykin.errors import NoDensity
+from manykin.errors import InvalidInput, NoDensity
 from manykin.models.adversarial.gan import GAN, GANConfig
 from manykin.random import seeded
 from manykin.spaces import Image, Labels, Vector
@@ -126,7 +126,7 @@ def test_two_points_are_learnt_in_their_shares():
     x = points[(torch.arange(256) % 4 == 0).long()] + 1e-2 * torch.randn(256, 2)
     options = GANConfig(latent=3, generator=(32,), discriminator=(32,), r1=0.3, generator_lr=5e-3, discriminator_lr=5e-3)
     model = GAN(options, Vector(2))
-    train(model, x, 500, batch=64)
+    train(model, x, 400, batch=64)
     distance, nearest = torch.cdist(model.sample(1000, seed=0).float(), points).min(dim=1)
     # The points lie 12.2 apart; an untrained generator sits between them.
     assert float(distance.median()) < 1.0
@@ -175,6 +175,20 @@ def test_latents_move_the_output_and_decode_passes_gradients():
     model.decode(h).sum().backward()
     assert (h.grad.abs().sum(dim=1) > 0).all()
     assert not model.decode(h.detach()).requires_grad
+
+
+@pytest.mark.parametrize(
+    "h, message",
+    [
+        (torch.zeros(2, 4), r"shape \(2, 4\); expected latents of shape \(n, 3\)"),
+        (torch.zeros(0, 3), r"shape \(0, 3\)"),
+        (torch.tensor([[0.0, float("nan"), 0.0]]), "nan in row 0, entry 1"),
+        (torch.zeros(2, 3, dtype=torch.int64), "torch.int64; expected a floating tensor"),
+    ],
+)
+def test_latents_that_cannot_be_decoded_are_refused(h, message):
+    with pytest.raises(InvalidInput, match=message):
+        started(Vector(2), torch.randn(16, 2)).decode(h)
 
 
 def test_labels_condition_the_samples():

@@ -11,7 +11,7 @@ from manykin.config import Config
 from manykin.contract import ESTIMATE, EXACT, LOWER_BOUND, UNNORMALISED, Density, GenerativeModel
 from manykin.data.dataset import Rows
 from manykin.errors import InvalidInput, NoDensity, Unsupported
-from manykin.metrics import Estimate, Evaluation, default_draws, distance_features, energy_distance, likelihood, sample_metrics
+from manykin.metrics import Estimate, Evaluation, default_draws, distance_features, energy_distance, likelihood, log_likelihoods, sample_metrics
 from manykin.metrics.estimate import number
 from manykin.metrics.moments import Moments
 from manykin.spaces import Column, Image, Labels, Record, Table, Tokens, Vector
@@ -307,7 +307,7 @@ def naive_energy(x: Tensor, y: Tensor) -> float:
 
 
 def test_energy_distance_and_its_error_against_naive_loops(monkeypatch):
-    x, y = normal(13, 3, 1), normal(17, 3, 2) + 0.5
+    x, y = normal(13, 3, 1), normal(17, 3, 2) + 2.0
     y[4], x[2] = y[3], y[3]
     monkeypatch.setattr("manykin.metrics.two_sample.CHUNK_PAIRS", 40)
     found = energy_distance(x, y)
@@ -334,6 +334,14 @@ def test_energy_distance_of_one_law_is_zero_within_its_error():
     assert scores.abs().max() < 4
     assert scores.mean().abs() < 4 / math.sqrt(60)
     assert 0.3 < scores.std() < 1.3
+
+
+def test_energy_distance_error_under_equal_laws_is_the_spread_of_its_law():
+    found = [energy_distance(normal(100, 2, 2 * seed), normal(100, 2, 2 * seed + 1)) for seed in range(300)]
+    spread = float(torch.tensor([estimate.value for estimate in found]).std())
+    assert all(estimate.stderr > 0.7 * spread for estimate in found)
+    assert sum(estimate.stderr for estimate in found) / 300 < 1.7 * spread
+    assert min(estimate.value / estimate.stderr for estimate in found) > -2
 
 
 def test_energy_distance_of_a_shift_is_positive_and_its_error_honest():
@@ -439,3 +447,15 @@ def test_evaluations_survive_json():
         evaluation["nlll"]
     assert "gaussian on digits" in str(evaluation)
     assert "1.50 ± 0.10 nats (exact)" in str(evaluation)
+
+
+def test_log_likelihoods_an_example_at_a_time():
+    x = normal(200)
+    exact = Normal(None, Vector(2)).log_prob(x)
+    assert torch.equal(log_likelihoods(Normal(None, Vector(2)), x), exact)
+    for kind in (Bound, Weighed, Estimated):
+        many = log_likelihoods(kind(None, Vector(2)), x, draws=400)
+        assert many.shape == (200,)
+        assert float((many - exact).abs().mean()) < 0.1
+    with pytest.raises(NoDensity):
+        log_likelihoods(Implicit(None, Vector(2)), x)

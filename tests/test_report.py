@@ -214,7 +214,7 @@ def test_a_model_that_cannot_be_loaded_is_said_and_the_rest_is_shown(tmp_path):
     folder = write_plane(tmp_path / "run")
     text = write_report(folder).read_text()
     assert "model.safetensors is missing" in text
-    assert "gaussian-mixture: samples" in text
+    assert 'aria-label="gaussian-mixture: samples"' in text
     assert "density with the data" not in text
 
 
@@ -349,7 +349,7 @@ def test_learning_curves_take_any_log():
 
 
 def test_standings_keep_far_values_at_the_edge():
-    marks = [Mark("a", 1.0, 0.1, "exact"), Mark("b", 1.2, 0.1, "bound"), Mark("c", 1.3, None, "estimate"), Mark("d", 900.0, 1.0, "exact")]
+    marks = [Mark("a", 1.0, 0.1, "exact"), Mark("b", 1.2, 0.1, "bound"), Mark("c", 1.3, None, "estimate"), Mark("d", 900.0, 10.0, "exact")]
     axes = standings(marks, "nats", floor=1.1, floor_label="floor", band=0.05).axes[0]
     assert axes.get_xlim()[1] < 10
     assert any("900 →" in text.get_text() for text in axes.texts)
@@ -389,3 +389,60 @@ def test_distances_without_likelihoods_are_drawn(tmp_path, without_models):
     text = write_report(folder).read_text()
     assert re.findall(r'<th scope="row" data-key="([^"]*)"', text) == ["gan-2", "gan"]
     assert 'aria-label="Energy distance"' in text
+
+
+def test_real_runs_and_comparisons_are_reported(tmp_path):
+    import manykin as mk
+
+    compared = tmp_path / "compared"
+    mk.compare(["gaussian-mixture", "gan"], "two-moons", max_steps=3, preset="tiny", out=compared)
+    page = Page(write_report(compared).read_text())
+    assert "kl gap" in page.row("gaussian-mixture")
+    assert "none" in page.row("gan")
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert "gaussian-mixture: density with the data on top" in labels
+    assert "Components of gaussian-mixture" in labels
+    assert "gan: samples" in labels
+    run = Page(write_report(compared / "gaussian-mixture").read_text())
+    assert "exact" in run.row("nll")
+
+
+def test_a_real_table_is_reported_with_its_own_names(tmp_path):
+    import numpy as np
+    import pandas as pd
+
+    import manykin as mk
+
+    rng = np.random.default_rng(0)
+    frame_ = pd.DataFrame({NASTY: rng.normal(size=200), "colour": rng.choice(["red", "<i>blue</i>"], 200), "n": rng.integers(0, 5, 200)})
+    mk.fit("mixture", frame_, preset="tiny", max_steps=3, out=tmp_path / "run")
+    text = write_report(tmp_path / "run").read_text()
+    assert NASTY not in text
+    assert "<i>blue" not in text
+    assert "&lt;i&gt;blue" in text
+
+
+def test_samples_during_training_are_shown_in_order(tmp_path, without_models):
+    folder = write_run(tmp_path / "run", "vae", Image((1, 8, 8), 17), digits()[:64], digits()[64:128])
+    for step in (1000, 20, 300):
+        save_file({"x": digits()[step : step + 16].contiguous()}, folder / "samples" / f"{step}.safetensors")
+    assert "from the top after 20, 300, 1,000 steps" in Page(write_report(folder).read_text()).text
+    for step in range(1, 30):
+        save_file({"x": digits()[:16].contiguous()}, folder / "samples" / f"{step}.safetensors")
+    assert [step for step, _ in reading.read_run(folder).snapshots] == [1, 5, 10, 14, 18, 22, 27, 1000]
+
+
+def test_losses_of_several_phases_share_a_panel_and_events_are_told(tmp_path, without_models):
+    lines = [
+        {"step": i, "seconds": i / 10, "loss": 1.0 + i, "loss.generator": 2.0, "lr": 0.1, "val_nll": 3.0 + i, "note.fake": 0.5 * i} for i in range(5)
+    ]
+    figure = learning_curves(lines)
+    assert figure is not None
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    assert titles == ["loss", "fake", "lr"]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {"first phase", "generator", "validation nll"}
+    folder = write_plane(tmp_path / "run")
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 7, "event": "went back <to> 5"}))
+    assert "step 7: went back <to> 5" in Page(write_report(folder).read_text()).text

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from manykin.data import load_data, names
+from manykin.data import load_data, names, toys
 from manykin.data.catalogue import TOYS
 from manykin.data.toys import NoisyDisc, TwoMoons, toy
 from manykin.errors import InvalidInput
@@ -161,6 +161,7 @@ def test_draws_leave_the_global_generator_alone():
 
 def test_unknown_toy_and_wrong_shape():
     assert set(TOYS) < set(names())
+    assert toys.names() == list(TOYS)
     with pytest.raises(InvalidInput, match=r"'two-moon' is not a toy. Did you mean 'two-moons'\?"):
         toy("two-moon")
     with pytest.raises(InvalidInput, match=r"x has shape \(3, 3\); expected a tensor of shape \(n, 2\) for box"):

@@ -91,6 +91,7 @@ def test_interrupted_and_resumed_is_bit_identical(name, step, tmp_path, eager):
     assert plain(result.history) == plain(again.history) == plain(RunFolder(tmp_path / "parts").metrics())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_killed_at_any_moment_and_resumed_is_bit_identical(name, tmp_path):
     begin(name, tmp_path / "whole", CASES[name])
@@ -119,30 +120,35 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("name", ["NoisyFlow", "TinyMixture"])
-def test_dying_at_every_single_disk_operation_is_survived(name, tmp_path, monkeypatch):
+def dying(operation, left):
+    """The operation, until as many as ``left`` says were begun; all later ones fail like a process that is gone."""
+
+    def wrapped(*args):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Killed
+        return operation(*args)
+
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    "name, stride",
+    [("NoisyFlow", 9), ("TinyMixture", 13), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in CASES)],
+)
+def test_dying_at_a_disk_operation_is_survived(name, stride, tmp_path, monkeypatch):
     spec = {**CASES[name], "max_steps": 12, "save_every": 5}
     begin(name, tmp_path / "whole", spec)
     expected = (tmp_path / "whole/model.safetensors").read_bytes()
     from manykin.training import checkpoint, files
 
     operations = {"fsync": os.fsync, "rename": os.rename, "replace": os.replace}
-    for death in range(1, 1000):
-        folder, count = tmp_path / f"dies-{death}", 0
-
-        def dying(operation):
-            def wrapped(*args):
-                nonlocal count
-                count += 1
-                if count >= death:
-                    raise Killed
-                return operation(*args)
-
-            return wrapped
+    for death in range(1, 1000, stride):
+        folder, left = tmp_path / f"dies-{death}", [death]
 
         with monkeypatch.context() as patch:
             for key, operation in operations.items():
-                patch.setattr(os, key, dying(operation))
+                patch.setattr(os, key, dying(operation, left))
             # A killed process cleans nothing up.
             patch.setattr(files, "remove", lambda path: None)
             patch.setattr(checkpoint, "remove", lambda path: None)
@@ -164,15 +170,16 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_intact(tmp_path, m
 
     def full(path, tensors, metadata=None):
         calls.append(path)
-        if len(calls) > 5:
+        if len(calls) > 8:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
         write(path, tensors, metadata)
 
     begin("NoisyFlow", tmp_path / "whole", CASES["NoisyFlow"])
-    with monkeypatch.context() as patch, pytest.raises(TrainingFailed, match="No space left on device. What was saved before is intact") as caught:
-        patch.setattr(checkpoint, "write_tensors", full)
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.raises(TrainingFailed, match="No space left on device. What was saved before is intact") as caught:
         begin("NoisyFlow", tmp_path / "run", CASES["NoisyFlow"])
+    monkeypatch.undo()
     assert "\n" not in str(caught.value)
     assert last_step(tmp_path / "run/checkpoints") == 7
     begin("NoisyFlow", tmp_path / "run", CASES["NoisyFlow"], resume=True)

@@ -173,9 +173,8 @@ def evaluate(fitted: Fitted, data: Any = None, *, condition: Any = None, k: int 
     estimates = list(likelihood(fitted.model, rows, k=k, seed=seed, entropy=entropy)) if measured else []
     if training is not None:
         estimates += sample_metrics(fitted.model, training, rows, n=min(len(rows), 2000), seed=seed)
-    if data is None and fitted.test_rows() is None:
-        warning = "on the training data: no rows were held out"
-        estimates = [dataclasses.replace(each, note="; ".join(filter(None, [each.note, warning]))) for each in estimates]
+    if data is None:
+        estimates = [dataclasses.replace(each, note="; ".join(filter(None, [each.note, *_caveats(fitted)]))) for each in estimates]
     return Evaluation(fitted.name, name, tuple(estimates))
 
 
@@ -332,15 +331,25 @@ def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, s
     named = load_named_like(fitted, str(data)) if isinstance(data, str) else None
     if named is not None:
         return named.test or named.train, named.name, named.entropy, named.train
-    rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=condition)
+    column = fitted.provenance.get("condition") if condition is None and fitted.condition is not None else condition
+    rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=column)
     return rows, data_name(data), None, None if own is None else own.train
+
+
+def _caveats(fitted: Fitted) -> list[str]:
+    """What a reader must know of the rows that a model is evaluated on by default."""
+    caveats = [] if fitted.test_rows() is not None else ["on the training data: no rows were held out"]
+    left_out = fitted.provenance.get("outside") or {}
+    if left_out.get("test"):
+        caveats.append(f"{left_out['test']} rows with values never seen in training are left out")
+    return caveats
 
 
 def load_named_like(fitted: Fitted, name: str) -> Dataset | None:
     """A named data set as the model was fitted on it; None where the name is none, or its space another."""
     if name not in data_names():
         return None
-    dataset = load_data(name, condition=True if fitted.condition is not None else None)
+    dataset = load_data(name, condition=True if fitted.condition is not None else None, seed=fitted.seed)
     return dataset if dataset.space == fitted.space else None
 
 

@@ -11,13 +11,15 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.distributions import Categorical
 
+from manykin.contract import Encodes
 from manykin.errors import NoDensity
 from manykin.fitted import Fitted
 from manykin.spaces import Vector
 
 
 def _encodes(estimator: "DensityEstimator") -> bool:
-    return hasattr(estimator, "fitted_") and estimator.fitted_.model is not None and "weights_" in vars(estimator)
+    """Whether the fitted model has components to predict."""
+    return hasattr(estimator, "fitted_") and isinstance(estimator.fitted_.model, Encodes) and "weights_" in vars(estimator)
 
 
 def _when_mixture() -> Callable[[Any], Any]:

@@ -139,7 +139,7 @@ class Column:
         finite = torch.isfinite(values)
         if not finite.all() and not (self.missing and not torch.isinf(values).any()):
             remedy = "fill it or drop the row" if self.missing is False else "only NaN marks a missing value"
-            raise InvalidInput(f"{where} holds {_first(values, ~finite | torch.isinf(values))}; expected finite numbers: {remedy}.")
+            raise InvalidInput(f"{where} holds {_first(values, torch.isinf(values) if self.missing else ~finite)}; expected finite numbers: {remedy}.")
         if self.grid is None:
             return
         steps = (values[finite] - self.origin) / self.grid

@@ -11,6 +11,7 @@ from manykin.errors import InvalidInput, suggest
 
 if TYPE_CHECKING:
     from manykin.comparison import Comparison, Row
+    from manykin.metrics import Estimate
 
 
 @click.command("compare")
@@ -59,11 +60,19 @@ def show_comparison(output: Output, comparison: "Comparison") -> None:
     output.line(f"test split of {comparison.data}; lower is better; what a likelihood is stands beside it")
     numbers = ["fit", "parameters"]
     output.table(["model", *shown, *numbers], [_cells(row, shown) for row in measured], right=numbers)
+    floor = next((metric for row in measured if (metric := row.metric("energy_distance_floor")) is not None), None)
+    if floor is not None:
+        output.line(f"noise level (training against test rows): {_figure(floor)}")
     for row in comparison.rows:
         if row.error is not None:
             output.line(f"{row.model}: {row.error}")
 
 
+def _figure(metric: "Estimate") -> str:
+    """An estimate whose unit follows from its column."""
+    return str(metric).replace(f" {metric.unit}", "")
+
+
 def _cells(row: "Row", shown: list[str]) -> list[str]:
-    values = [str(metric) if (metric := row.metric(name)) is not None else "none" for name in shown]
+    values = [_figure(metric) if (metric := row.metric(name)) is not None else "none" for name in shown]
     return [row.model, *values, seconds(row.seconds or 0.0), f"{row.parameters or 0:,}"]

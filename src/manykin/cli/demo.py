@@ -28,14 +28,11 @@ def command(output: Output, out: Path | None, max_time: float, seed: int, force:
     share = max_time / max(1, iterative)
     output.note(f"fitting {len(models)} models to {DATA}, up to {seconds(share)} each: {', '.join(models)}")
     result = compare(models, DATA, max_time=share, out=folder, seed=seed, force=force, progress=output.progress)
-    report = write_report(folder).resolve()
-
-    def show() -> None:
+    if not (output.settings.json or output.settings.quiet):
         show_comparison(output, result)
         output.line(f"runs: {folder}")
-        output.line(f"report: {report.as_uri()}")
-
-    output.result({"models": result.to_json(), "folder": str(folder), "report": str(report)}, show)
+    report = write_report(folder).resolve()
+    output.result({"models": result.to_json(), "folder": str(folder), "report": str(report)}, lambda: output.line(f"report: {report.as_uri()}"))
 
 
 def choose_models() -> tuple[list[str], int]:

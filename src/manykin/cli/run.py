@@ -47,7 +47,7 @@ def _run(arguments: Sequence[str], settings: Settings) -> int:
     except ManykinError as error:
         return _fail(settings, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as stop:
-        print(f"\nmanykin: interrupted{_resume_hint(settings, str(stop))}", file=sys.stderr)
+        print(f"\nmanykin: {_one_line(stop) or 'interrupted'}{_resume_hint(settings)}", file=sys.stderr)
         return INTERRUPTED
     except MemoryError as error:
         return _fail(settings, f"out of memory ({_one_line(error) or 'no details'}); try a smaller model, fewer rows or --train.batch_size.", 1)
@@ -119,10 +119,9 @@ def _describe(error: OSError) -> str:
     return f"{name}{error.strerror or _one_line(error)}."
 
 
-def _resume_hint(settings: Settings, said: str) -> str:
-    if settings.folder is None or settings.resume is None or not (settings.folder / "checkpoints").is_dir():
-        return f": {_one_line(said)}" if said else ""
-    return f"; saved in {settings.folder}. Go on with: {settings.resume}"
+def _resume_hint(settings: Settings) -> str:
+    saved = settings.folder is not None and settings.resume is not None and (settings.folder / "checkpoints").is_dir()
+    return f" Go on with: {settings.resume}" if saved else ""
 
 
 def _one_line(message: object) -> str:

@@ -13,7 +13,7 @@ from manykin.errors import InvalidInput
 from manykin.spaces import Image, Space, Vector
 
 _BLOCK_BYTES = 1 << 24
-_PROBE_VALUES = 20_000_000
+_PROBE_VALUES, _PROBE_ROWS = 20_000_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def describe_arrays(parts: Sequence[Any], train: Any, options: DataOptions, tens
         raise InvalidInput(f"data.kind = {options.kind!r} does not fit an array; expected vector or image (a table is a DataFrame, CSV or Parquet).")
     if first.ndim in (3, 4) and options.kind != "vector":
         return _pictures(parts, train, extremes, options, tensor)
-    if first.ndim not in (1, 2) or options.kind == "image":
+    if (first.ndim not in (1, 2) and options.kind != "vector") or options.kind == "image":
         raise InvalidInput(f"x has shape {first.shape}; expected (n, d) numbers, or (n, h, w) or (n, h, w, channels) pictures.")
     return _vectors(parts, train, extremes, options, tensor)
 
@@ -103,7 +103,7 @@ def _vectors(parts: Sequence[Any], train: Any, extremes: Extremes, options: Data
             )
         return Vector(size, levels=options.levels), form
     if whole:
-        levels = int(first[train].max()) + 1
+        levels = 256 if first.ndim > 2 and first.dtype == np.uint8 else int(first[train].max()) + 1
         if extremes.low >= 0 and levels <= options.max_levels:
             return Vector(size, levels=max(levels, 2)), form
         return Vector(size, step=(1.0,) * size), form
@@ -117,7 +117,7 @@ def _vectors(parts: Sequence[Any], train: Any, extremes: Extremes, options: Data
 def _grids(parts: Sequence[Any], size: int, eps: float) -> list[tuple[float, float] | None]:
     """A grid for each column: proposed from rows spread over the first part, and kept where every row of every part lies on it."""
     first = parts[0]
-    probe = first[:: max(1, len(first) * size // _PROBE_VALUES)].reshape(-1, size)
+    probe = first[:: max(1, len(first) // _PROBE_ROWS, len(first) * size // _PROBE_VALUES)].reshape(-1, size)
     grids = [find_step(probe[:, index], eps) for index in range(size)]
     for array in parts:
         for _, block in blocks_of(array):

@@ -63,7 +63,7 @@ def _number(series: Series, train: Series, name: str, missing: bool, options: Da
         held = train.dropna().to_numpy(dtype=np.float64)
         low, high = (float(held.min()), float(held.max())) if len(held) else (0.0, 0.0)
         levels = int(high - low) + 1
-        known = levels <= options.max_levels
+        known = levels <= min(options.max_levels, len(held))
         return Column(name, "integer", low=low if known else 0.0, levels=levels if known else None, missing=missing, dtype=dtype)
     if grid is None or name in options.real:
         if values.min() == values.max():
@@ -154,7 +154,7 @@ def _check_count(count: int, name: str, options: DataOptions) -> None:
     if count > options.max_categories:
         raise InvalidInput(
             f"column {name!r} holds {count} different texts; at most {options.max_categories} categories are read. Leave it out with "
-            f"--data.drop {name}, or raise --data.max-categories."
+            f"--data.drop {name}, or raise --data.max_categories."
         )
 
 

@@ -33,7 +33,7 @@ def describe_condition(values: Any, train: Any, options: DataOptions) -> Space:
     if len(distinct) > options.max_classes:
         raise InvalidInput(
             f"the condition has {len(distinct)} different values in {len(flat)} rows; at most {options.max_classes} classes are taken. "
-            "Raise --data.max-classes, or give real vectors of shape (n, k)."
+            "Raise --data.max_classes, or give real vectors of shape (n, k)."
         )
     labels = [int(value) if array.dtype.kind in "iuf" else value.item() if array.dtype.kind == "b" else str(value) for value in distinct]
     return Labels(len(labels), None if labels == list(range(len(labels))) and array.dtype.kind != "b" else tuple(labels))

@@ -10,11 +10,12 @@ from manykin.errors import InvalidInput
 
 _DELIMITERS = (",", ";", "\t", "|")
 _MAX_FIELD = 1 << 24
+_DATE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?$"
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 def read_csv(path: Path, options: DataOptions) -> Any:
-    """A CSV file as a pandas frame: whole numbers, floats, booleans, or texts, with the missing markers of the options.
+    """A CSV file as a pandas frame: whole numbers, floats, booleans, dates in ISO form, or texts, with the missing markers of the options.
 
     A column of digits with leading zeros (postcodes) stays text, so that it comes back as it went in.
 
@@ -47,7 +48,18 @@ def read_csv(path: Path, options: DataOptions) -> Any:
         raise InvalidInput(_explain(path, error, bad_rows)) from error
     if not table.num_rows:
         raise InvalidInput(f"{path} has no rows of data; expected lines of values below the header.")
+    last = table.column(table.num_columns - 1)[-1].as_py()
+    if "\n" in last and _odd_quotes(path):
+        raise InvalidInput(f"{path} has an unclosed quote, which swallows all lines from {last[:40]!r} on; close or remove it.")
     return _typed(table, names[0], options)
+
+
+def _odd_quotes(path: Path) -> bool:
+    total = 0
+    with reading(path), path.open("rb") as file:
+        while block := file.read(1 << 22):
+            total += block.count(b'"')
+    return total % 2 == 1
 
 
 def _format(head: bytes, path: Path, options: DataOptions, complete: bool) -> tuple[str, tuple[list[str], bool]]:
@@ -100,7 +112,7 @@ def _typed(table: Any, names: list[str], options: DataOptions) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    markers = pa.array(sorted({marker.strip() for marker in options.missing}), pa.string())
+    markers = pa.array(sorted({"", *(marker.strip() for marker in options.missing)}), pa.string())
     columns = {}
     for index, name in enumerate(names):
         if name in options.drop:
@@ -114,7 +126,7 @@ def _typed(table: Any, names: list[str], options: DataOptions) -> Any:
 
 
 def _column(texts: Any) -> Any:
-    """Trimmed texts as the narrowest type that holds them all: whole numbers, floats, booleans, texts."""
+    """Trimmed texts as the narrowest type that holds them all: whole numbers, floats, booleans, ISO dates, texts."""
     import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -133,4 +145,8 @@ def _column(texts: Any) -> Any:
     if set(pc.unique(pc.utf8_lower(texts)).to_pylist()) <= {"true", "false", None}:
         values = pc.equal(pc.utf8_lower(texts), "true").to_pandas()
         return values.astype("boolean" if missing else "bool")
+    if pc.all(pc.match_substring_regex(texts, _DATE)).as_py():
+        dates = pd.to_datetime(texts.to_pandas(), errors="coerce", format="ISO8601")
+        if int(dates.isna().sum()) == texts.null_count and str(dates.dtype).startswith("datetime64"):
+            return dates
     return texts.to_pandas().astype("str")

@@ -126,10 +126,10 @@ def read_parquet(path: Path, options: DataOptions) -> Any:
             remedy = "Save the numeric columns as NPY, which is read from disk, or use fewer rows."
             check_memory(max(2 * stored, 16 * meta.num_rows * meta.num_columns), str(path), options, remedy)
             frame = file.read().to_pandas()
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
-        raise InvalidInput(f"{path} is damaged or not a Parquet file ({str(error).splitlines()[0]}); write it again.") from error
+        raise InvalidInput(f"{path} is damaged or not a Parquet file ({str(error).splitlines()[0][:100]}); write it again.") from error
     return frame.reset_index() if frame.index.name is not None else frame.reset_index(drop=True)
 
 

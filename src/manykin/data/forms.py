@@ -161,7 +161,8 @@ class Form:
             return x
         cells = round(1 / step)
         exact = cells > 0 and abs(cells * step - 1) < 1e-6
-        return (x.double() / cells if exact else x.double() * step) + float(self.option("low"))
+        values: Tensor = x.double() / cells if exact else x.double() * float(step)
+        return values + float(self.option("low"))
 
 
 def cast_array(values: Any, dtype: "np.dtype[Any]") -> Any:

@@ -55,6 +55,7 @@ def reading(path: Path) -> Iterator[None]:
 
     Raises:
         InvalidInput: no such file, no permission, or a failing disk.
+        OSError: what a library raised on its own account about the content.
     """
     try:
         yield
@@ -65,6 +66,8 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InvalidInput(f"{path} does not exist; expected a file or folder.") from error
     except OSError as error:
+        if error.errno is None:
+            raise
         raise InvalidInput(f"{path} cannot be read: {error.strerror or error}. Check the file and the disk.") from error
 
 

@@ -37,7 +37,7 @@ from manykin.data.forms import Form, as_array
 from manykin.data.limits import check_memory
 from manykin.data.options import DataOptions
 from manykin.data.source import Source, read_source
-from manykin.data.splits import Split, check_trainable, cut_splits, rows_of
+from manykin.data.splits import Split, check_trainable, cut_splits, limited, rows_of
 from manykin.errors import InvalidInput, suggest
 from manykin.spaces import Record, Space, Tokens, Value, Vector, count
 
@@ -59,9 +59,11 @@ def load_data(source: Any, *, condition: Any = None, options: DataOptions | Mapp
     chosen = read_options(options)
     wanted = chosen.condition if condition is None else condition
     if isinstance(source, str) and source in TABLE:
-        return load_named(source, named_condition(source, wanted), seed)
+        _check_named(source, chosen)
+        return limited(load_named(source, named_condition(source, wanted), seed), chosen.max_rows, seed)
     found = read_source(source, chosen)
     take_condition(found, wanted)
+    _as_kind(found, chosen)
     return _assemble(found, wanted is not None and wanted is not False, chosen, seed)
 
 
@@ -99,7 +101,9 @@ def load_rows(
     if condition_space is None:
         return Rows(x)
     if split not in found.labels:
-        raise InvalidInput(f"the condition is missing; expected one of {condition_space} for each of {count(x)} rows.")
+        raise InvalidInput(
+            f"the condition is missing; expected one of {condition_space} for each of {count(x)} rows: give an array, or a column's name."
+        )
     return Rows(x, encode_condition(found.labels[split], condition_space, count(x)))
 
 
@@ -134,6 +138,7 @@ def take_condition(found: Source, condition: Any) -> None:
         if len(columns) == 1:
             raise InvalidInput(f"the table has no column besides the condition {condition!r}; expected data to model.")
         found.labels = {"all": frame[columns[condition]]}
+        found.provenance["condition"] = condition
         found.parts = {"all": frame.drop(columns=[columns[condition]])}
     elif condition is True or isinstance(condition, str):
         if not found.labels:
@@ -166,6 +171,24 @@ def _assemble(found: Source, conditional: bool, options: DataOptions, seed: int)
     }  # fmt: skip
     check_trainable(rows["train"], space)
     return Dataset(found.name, space, rows["train"], rows.get("val"), rows.get("test"), condition, form, provenance)
+
+
+def _check_named(name: str, options: DataOptions) -> None:
+    plain = DataOptions()
+    for key in options.to_json():
+        if key not in ("condition", "max_rows", "split_seed") and getattr(options, key) != getattr(plain, key):
+            raise InvalidInput(f"data.{key} does not apply to {name}, which has a space and splits of its own; leave it out.")
+
+
+def _as_kind(found: Source, options: DataOptions) -> None:
+    """Honour ``data.kind`` for tables and texts; arrays look at it themselves."""
+    if found.kind == "frame" and options.kind == "vector":
+        found.kind, found.parts = "array", {"all": as_array(found.parts["all"]).astype(np.float64)}
+    fits = {"frame": "table", "strings": "text", "stream": "text"}.get(found.kind)
+    if fits is not None and options.kind not in (None, fits):
+        raise InvalidInput(f"data.kind = {options.kind!r} does not fit {found.name}; expected {fits}, or leave it out.")
+    if found.kind == "stream" and options.max_rows is not None:
+        raise InvalidInput(f"data.max_rows does not fit a stream of text; cut {found.name} itself, or read it with --data.lines true.")
 
 
 def _length(found: Source, part: Any) -> int:

@@ -22,7 +22,9 @@ class DataOptions(Config):
     drop: tuple[str, ...] = option((), "columns of a table to leave out")
     header: bool | None = option(None, "whether the first line of a CSV holds the column names; none decides by content")
     delimiter: str | None = option(None, "the separator of a CSV; none chooses among comma, semicolon, tab and |")
-    missing: tuple[str, ...] = option(("", "?", "NaN", "nan", "NA", "N/A", "NULL", "null", "None"), "what marks a missing value in a CSV")
+    missing: tuple[str, ...] = option(
+        ("?", "NaN", "nan", "NA", "N/A", "NULL", "null", "None"), "what marks a missing value in a CSV, besides an empty field"
+    )
     size: tuple[int, ...] | None = option(None, "resize pictures to height,width (lossy, recorded)", ge=1)
     mode: Literal["grey", "rgb", "rgba"] | None = option(None, "convert pictures to this mode (lossy, recorded)")
     channels: Literal["first", "last"] | None = option(None, "where the channels of a 4-D array are; none decides by content")

@@ -82,7 +82,7 @@ def _find(folder: Path) -> list[Path]:
 
 def _header(path: Path, name: str, options: DataOptions) -> _Header:
     """Size and mode without decoding; Pillow reads no pixels until asked."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with reading(path):
@@ -96,7 +96,7 @@ def _header(path: Path, name: str, options: DataOptions) -> _Header:
                 size = (image.width, image.height) if turned else (image.height, image.width)
                 mode = "rgba" if image.mode == "P" and "transparency" in image.info else _MODES.get(image.mode)
                 lossy_mode = image.mode in ("CMYK", "YCbCr")
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, struct.error) as error:
+    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError, struct.error) as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(f"{path} is corrupt or not a picture ({str(error).splitlines()[0][:80]}); remove it or write it again.") from error
@@ -127,9 +127,9 @@ def _deep_colour(path: Path) -> bool:
 def _common_mode(headers: Sequence[_Header], options: DataOptions) -> tuple[str, list[str]]:
     """The kind of pixels of all pictures, and the lossy steps on the way to it."""
     lossy = []
-    modes = {header.mode: header for header in headers}
+    modes = {header.mode: header for header in reversed(headers)}
     if options.mode is None and len(modes) > 1:
-        (first, one), (second, other) = list(modes.items())[:2]
+        (first, one), (second, other) = sorted(modes.items(), key=lambda item: item[1].name)[:2]
         raise InvalidInput(f"pictures are of mixed kinds: {one.name} is {first}, {other.name} is {second}; choose one with --data.mode rgb or grey.")
     mode: str = options.mode or headers[0].mode
     changed = sorted({header.mode for header in headers} - {mode})

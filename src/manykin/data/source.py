@@ -38,7 +38,7 @@ def read_source(source: Any, options: DataOptions) -> Source:
         return _from_path(Path(source), options)
     if hasattr(source, "iloc") and hasattr(source, "dtypes"):
         frame = source if hasattr(source, "columns") else source.to_frame(name=source.name if source.name is not None else "x0")
-        return _from_frame(frame.reset_index(drop=True), "frame", options, {"source": "DataFrame", "sha256": _frame_hash(frame)})
+        return _from_frame(frame.reset_index(drop=True), "the DataFrame", options, {"source": "DataFrame", "sha256": _frame_hash(frame)})
     if isinstance(source, Mapping):
         return _from_mapping(source)
     if _holds_strings(source):
@@ -162,8 +162,11 @@ def _from_csv(path: Path, options: DataOptions) -> Source:
 
 
 def _from_frame(frame: Any, name: str, options: DataOptions, note: dict[str, Any], split: bool = False, dropped: bool = False) -> Source:
+    known = [str(column) for column in frame.columns]
+    repeated = next((column for column in known if known.count(column) > 1), None) if len(set(known)) < len(known) else None
+    if repeated is not None:
+        raise InvalidInput(f"{name} has the column name {repeated!r} {known.count(repeated)} times; expected distinct names: rename one.")
     if not dropped:
-        known = [str(column) for column in frame.columns]
         for column in options.drop:
             if column not in known:
                 raise InvalidInput(f"data.drop names the column {column!r}, which the table does not have.{suggest(column, known)}")

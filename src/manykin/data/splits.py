@@ -1,12 +1,13 @@
 """Which rows belong to which split, and which of them the spaces have a code for."""
 
+import dataclasses
 import warnings
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from manykin.data.dataset import Rows
+from manykin.data.dataset import Dataset, Rows
 from manykin.data.options import DataOptions
 from manykin.data.source import Source
 from manykin.errors import InvalidInput, ManykinWarning
@@ -43,6 +44,16 @@ def cut_splits(found: Source, sizes: dict[str, int], options: DataOptions, seed:
 def _subset(rows: Tensor, limit: int, found: Source, seed: int) -> Tensor:
     found.lossy.append(f"a random {limit} of {len(rows)} rows, seed {seed}")
     return rows[torch.randperm(len(rows), generator=generator(seed, "subset"))[:limit]].sort().values
+
+
+def limited(data: Dataset, limit: int | None, seed: int) -> Dataset:
+    """The data set with at most ``limit`` training rows, a seeded subset that the provenance records."""
+    if limit is None or limit >= len(data.train):
+        return data
+    chosen = torch.randperm(len(data.train), generator=generator(seed, "subset"))[:limit].sort().values
+    lossy = [*data.provenance["lossy"], f"a random {limit} of {len(data.train)} training rows, seed {seed}"]
+    provenance = {**data.provenance, "lossy": lossy, "rows": {**data.provenance["rows"], "train": limit}}
+    return dataclasses.replace(data, train=data.train.select(chosen), provenance=provenance)
 
 
 def rows_of(

@@ -16,7 +16,7 @@ from torch import Tensor
 from manykin.data.densities import LOG_2PI, Box, Checkerboard, Circle, NoisyDisc, Toy, grid_entropy, legendre, normal, uniform
 from manykin.errors import InvalidInput, suggest
 
-__all__ = ["Box", "Checkerboard", "Circle", "Curve", "Mixture", "NoisyDisc", "Pinwheel", "Toy", "TwoMoons", "TwoSpirals", "toy"]
+__all__ = ["Box", "Checkerboard", "Circle", "Curve", "Mixture", "NoisyDisc", "Pinwheel", "Toy", "TwoMoons", "TwoSpirals", "names", "toy"]
 
 
 class Mixture(Toy):
@@ -171,6 +171,11 @@ _MAKERS: dict[str, Callable[[], Toy]] = {
     "25-gaussians": _grid_gaussians, "checkerboard": Checkerboard, "pinwheel": Pinwheel, "two-spirals": TwoSpirals,
 }  # fmt: skip
 _MADE: dict[str, Toy] = {}
+
+
+def names() -> list[str]:
+    """The names of all toys."""
+    return list(_MAKERS)
 
 
 def toy(name: str) -> Toy:

@@ -65,7 +65,7 @@ def likelihood(model: GenerativeModel, rows: Rows, *, k: int | None = None, seed
     symbol_bytes = byte_lengths(model.space)
     for start, batch in _chunks(model, rows, draws):
         sizes = torch.stack([model.space.dims(batch.x), _bytes(model.space, batch.x, symbol_bytes)], dim=1).cpu()
-        given, summed = _log_likelihoods(model, density, batch, draws, hash_seed(seed, "likelihood", start))
+        given, summed = _own_and_marginal(model, batch, draws, hash_seed(seed, "likelihood", start))
         for tally, values in ((own, given), (marginal, summed)):
             if values is not None:
                 tally.add(values, sizes)
@@ -75,6 +75,25 @@ def likelihood(model: GenerativeModel, rows: Rows, *, k: int | None = None, seed
     if marginal.n:
         estimates += _estimates(marginal, model.space, density, note, "marginal_", LOG_P, entropy)
     return estimates
+
+
+def log_likelihoods(model: GenerativeModel, x: Value, condition: Value | None = None, *, draws: int = 1, seed: int = 0) -> Tensor:
+    """The best value that the model's density allows from so many draws an example, in nats, shape (n,).
+
+    Exact densities need one; draws of a noisy lower bound are joined by log-mean-exp, those of a noisy estimate averaged.
+
+    Raises:
+        NoDensity: for an implicit model.
+        Unsupported: for an unnormalised one.
+    """
+    density = _usable(model)
+    if not density.noisy:
+        return model.log_prob(x, condition)
+    x = move(x, model.device)
+    if isinstance(model, Weighs) and density.bias == "lower":
+        return _log_mean_exp(model.log_weights(x, draws, condition, seed=seed).double())
+    combine: Callable[[Tensor], Tensor] = _log_mean_exp if density.bias == "lower" else _mean
+    return combine(torch.stack([model.log_prob(x, condition, seed=hash_seed(seed, draw)) for draw in range(draws)], dim=1))
 
 
 @dataclass
@@ -161,31 +180,20 @@ def _chunks(model: GenerativeModel, rows: Rows, draws: int) -> Iterator[tuple[in
         start += len(batch)
 
 
-def _log_likelihoods(model: GenerativeModel, density: Density, batch: Batch, draws: int, seed: int) -> tuple[Tensor | None, Tensor | None]:
+def _own_and_marginal(model: GenerativeModel, batch: Batch, draws: int, seed: int) -> tuple[Tensor | None, Tensor | None]:
     """``(log p(x | c) or log p(x), marginal log p(x))``, each (n,) or None."""
     if model.condition is None:
-        return _log_p(model, density, batch.x, None, draws, seed), None
+        return log_likelihoods(model, batch.x, None, draws=draws, seed=seed), None
     known = batch.condition
     if not isinstance(model.condition, Labels) or model.condition.classes > MARGINAL_CLASSES:
-        return _log_p(model, density, batch.x, known, draws, seed), None
-    terms = torch.stack([_log_p(model, density, batch.x, torch.tensor([c]), draws, seed) for c in range(model.condition.classes)], dim=1)
+        return log_likelihoods(model, batch.x, known, draws=draws, seed=seed), None
+    terms = torch.stack([log_likelihoods(model, batch.x, torch.tensor([c]), draws=draws, seed=seed) for c in range(model.condition.classes)], dim=1)
     marginal = torch.logsumexp(terms + model.condition_frequencies.to(terms).log(), dim=1)
     if known is None:
         return None, marginal
     labels = model.check_condition(known, len(batch))
     assert isinstance(labels, Tensor)
     return terms.gather(1, labels.to(terms.device)[:, None])[:, 0], marginal
-
-
-def _log_p(model: GenerativeModel, density: Density, x: Value, condition: Value | None, draws: int, seed: int) -> Tensor:
-    """One number an example from ``draws`` values, shape (n,)."""
-    if not density.noisy:
-        return model.log_prob(x, condition)
-    x = move(x, model.device)
-    if isinstance(model, Weighs) and density.bias == "lower":
-        return _log_mean_exp(model.log_weights(x, draws, condition, seed=seed).double())
-    combine: Callable[[Tensor], Tensor] = _log_mean_exp if density.bias == "lower" else _mean
-    return combine(torch.stack([model.log_prob(x, condition, seed=hash_seed(seed, draw)) for draw in range(draws)], dim=1))
 
 
 def _log_mean_exp(values: Tensor) -> Tensor:

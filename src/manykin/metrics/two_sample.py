@@ -26,9 +26,10 @@ def energy_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Estimate:
     .. math:: E(X, Y) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|
 
     is 0 for equal laws and positive for all others (Székely and Rizzo, Energy statistics, 2013, equation 5). Each mean is a U-statistic over
-    pairs of distinct rows, so the estimate is unbiased and may be slightly negative for equal laws. Its standard error is the delete-one jackknife
-    of both samples, exact from row sums; for equal laws, where the statistic is degenerate, it errs on the large side. Time grows as
-    (n + m)^2 d, memory does not: distance matrices are summed in chunks.
+    pairs of distinct rows, so the estimate is unbiased and may be slightly negative for equal laws. Its variance is the larger of two: the
+    delete-one jackknife of both samples (Efron and Stein, The jackknife estimate of variance, 1981), which is exact from row sums and errs on the
+    large side, and :math:`2 (V_X / n + V_Y / m)^2`, the variance under equal laws, where the statistic is degenerate and V is the distance standard
+    deviation. Time grows as (n + m)^2 d, memory does not: distance matrices are summed in chunks.
 
     Args:
         x: real numbers, shape (n, ...); flattened, in float64.
@@ -44,9 +45,11 @@ def energy_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Estimate:
         raise InvalidInput(f"x has {a.shape[1]} entries a row and y {b.shape[1]}; expected as many.")
     centre = b.mean(dim=0)
     a, b = a - centre, b - centre
-    cross_a, cross_b = _row_sums(a, b)
-    own_a, own_b = _row_sums(a, None)[0], _row_sums(b, None)[0]
-    value, stderr = _jackknife(cross_a, cross_b, own_a, own_b)
+    cross_a, cross_b, _ = _row_sums(a, b)
+    (own_a, _, squares_a), (own_b, _, squares_b) = _row_sums(a, None), _row_sums(b, None)
+    value, variance = _jackknife(cross_a, cross_b, own_a, own_b)
+    degenerate = 2 * (_spread(own_a, squares_a) / len(a) + _spread(own_b, squares_b) / len(b)) ** 2
+    stderr = math.sqrt(max(variance, degenerate))
     return Estimate("energy_distance", value, stderr, "data units", "estimate", len(a), note, quantity=SAMPLES)
 
 
@@ -168,29 +171,35 @@ def _rows(x: Tensor, name: str, seed: int) -> Tensor:
     return flat
 
 
-def _row_sums(a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Sums of |a_i - b_j| over j (n,) and over i (m,); with b None the distances within a, each row to all others."""
+def _row_sums(a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, float]:
+    """Sums of |a_i - b_j| over j (n,) and over i (m,), and of their squares over both; b None: within a, each row to all others."""
     other = a if b is None else b
     work = float(len(a)) * len(other) * a.shape[1]
     mode = "donot_use_mm_for_euclid_dist" if work <= DIRECT_WORK else "use_mm_for_euclid_dist"
     size = max(CHUNK_PAIRS // len(other), 1)
-    rows, columns = torch.empty(len(a), dtype=torch.float64), torch.zeros(len(other), dtype=torch.float64)
+    rows, columns, squares = torch.empty(len(a), dtype=torch.float64), torch.zeros(len(other), dtype=torch.float64), 0.0
     for start in range(0, len(a), size):
         distances = torch.cdist(a[start : start + size], other, compute_mode=mode)
         if b is None:
             distances.diagonal(start).zero_()
         rows[start : start + size] = distances.sum(dim=1)
         columns += distances.sum(dim=0)
-    return rows, columns
+        squares += float((distances * distances).sum())
+    return rows, columns, squares
+
+
+def _spread(own: Tensor, squares: float) -> float:
+    """The distance standard deviation: the root mean square of the doubly centred distances (Székely, Rizzo and Bakirov, 2007, definition 5)."""
+    means = own / len(own)
+    return math.sqrt(max(squares / len(own) ** 2 - 2 * float((means**2).mean()) + float(means.mean()) ** 2, 0.0))
 
 
 def _jackknife(cross_a: Tensor, cross_b: Tensor, own_a: Tensor, own_b: Tensor) -> tuple[float, float]:
-    """The statistic and its standard error from row sums, leaving out one row of either sample at a time (Efron and Stein, 1981)."""
+    """The statistic and its jackknife variance from row sums, leaving out one row of either sample at a time."""
     n, m = len(own_a), len(own_b)
     cross, within_a, within_b = float(cross_a.sum()), float(own_a.sum()), float(own_b.sum())
     mean_a, mean_b = within_a / (n * (n - 1)), within_b / (m * (m - 1))
     value = 2 * cross / (n * m) - mean_a - mean_b
     without_a = 2 * (cross - cross_a) / ((n - 1) * m) - (within_a - 2 * own_a) / ((n - 1) * (n - 2)) - mean_b
     without_b = 2 * (cross - cross_b) / (n * (m - 1)) - mean_a - (within_b - 2 * own_b) / ((m - 1) * (m - 2))
-    variance = (n - 1) * float(without_a.var(correction=0)) + (m - 1) * float(without_b.var(correction=0))
-    return value, math.sqrt(variance)
+    return value, (n - 1) * float(without_a.var(correction=0)) + (m - 1) * float(without_b.var(correction=0))

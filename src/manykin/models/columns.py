@@ -161,7 +161,7 @@ class ColumnLikelihood(nn.Module):
         begin = 0
         for head, group in self._parts():
             size = head.width * len(group)
-            yield head, group, outputs[..., begin : begin + size].unflatten(-1, (len(group), head.width))
+            yield head, group, outputs[..., begin : begin + size].reshape(*outputs.shape[:-1], len(group), head.width)
             begin += size
 
     def _rows(self, outputs: Tensor, draw: bool) -> Tensor:

@@ -59,9 +59,9 @@ class Categorical(Head):
         self.width = cardinality
 
     def log_prob(self, parameters: Tensor, values: Values) -> Tensor:
-        shape = torch.broadcast_shapes(parameters.shape[:-1], values.codes.shape)
-        codes = values.codes.long().expand(shape).unsqueeze(-1)
-        return parameters.expand(*shape, self.width).gather(-1, codes).squeeze(-1) - parameters.logsumexp(dim=-1)
+        codes = values.codes.long() + torch.zeros_like(parameters[..., 0], dtype=torch.int64)
+        scores = parameters.expand(*codes.shape, self.width)
+        return scores.gather(-1, codes.unsqueeze(-1)).squeeze(-1) - parameters.logsumexp(dim=-1)
 
     def sample(self, parameters: Tensor) -> Tensor:
         return (parameters - torch.empty_like(parameters).exponential_().log()).argmax(dim=-1)
@@ -188,7 +188,8 @@ class DiscretisedGaussian(Discretised):
     """A Gaussian on a grid; by symmetry the difference of two tails is taken on the side where both are small."""
 
     def below(self, end: Tensor) -> Tensor:
-        return torch.special.log_ndtr(end)
+        tail: Tensor = torch.special.log_ndtr(end)
+        return tail
 
     def interval(self, middle: Tensor, half: Tensor) -> Tensor:
         distance = middle.abs()

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manykin.metrics.estimate import number
 from manykin.report.canvas import INK, MODEL, REAL, new_figure
 from manykin.spaces import Column
 
@@ -111,8 +112,9 @@ def standings(marks: Sequence[Mark], title: str, *, floor: float | None = None, 
         at = min(mark.value, high)
         shape = {"bound": "<", "estimate": "D"}.get(mark.strength, "o")
         colour = {"bound": "#8b5cf6", "estimate": "#14b8a6"}.get(mark.strength, REAL)
-        axes.errorbar(at, place, xerr=2 * (mark.stderr or 0.0), fmt=shape, color=colour, ms=6, capsize=2.5, lw=1.2)
-        text = f"{mark.value:.3g}" + (" →" if mark.value > high else "")
+        error = 2 * (mark.stderr or 0.0) if mark.value <= high else 0.0
+        axes.errorbar(at, place, xerr=error, fmt=shape, color=colour, ms=6, capsize=2.5, lw=1.2)
+        text = number(mark.value, mark.stderr).split(" ±")[0] + (" →" if mark.value > high else "")
         axes.annotate(text, (at, place), xytext=(0, 6), textcoords="offset points", fontsize=7.5, ha="center")
     axes.set_xlim(low, high + 0.03 * (high - low))
     axes.set_ylim(len(marks) - 0.4, -0.7)

@@ -8,6 +8,9 @@ import numpy as np
 
 from manykin.report.canvas import ACCENTS, REAL, new_figure
 
+PHASED = ("loss", "grad_norm", "lr")
+"""What each phase of training logs: ``loss`` of the first phase, ``loss.NAME`` of the others."""
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -16,12 +19,12 @@ if TYPE_CHECKING:
 def learning_curves(history: Sequence[Mapping[str, Any]], *, panels: int = 9) -> "Figure | None":
     """Every figure of the training log over steps, with seconds along the top; None where the log holds fewer than two values of each.
 
-    Validation is drawn over training; long series get a running mean.
+    Losses of several phases share one panel, and so do their learning rates; validation is drawn over the loss; long series get a running mean.
     """
     series = curves(history)
     groups: dict[str, list[str]] = {}
     for name in series:
-        groups.setdefault(_stem(name), []).append(name)
+        groups.setdefault(_stem(name, series), []).append(name)
     chosen = sorted(groups, key=_importance)[:panels]
     if not chosen:
         return None
@@ -33,7 +36,8 @@ def learning_curves(history: Sequence[Mapping[str, Any]], *, panels: int = 9) ->
         axes = figure.add_subplot(down, across, index + 1)
         _curves(axes, {name: series[name] for name in groups[stem]})
         axes.set_title(stem, loc="left", fontweight="bold")
-        _seconds(axes, clock, first=index < across)
+        if index < across:
+            _seconds(axes, clock)
         if index // across == down - 1 or index + across >= len(chosen):
             axes.set_xlabel("step")
     return figure
@@ -57,7 +61,9 @@ def curves(history: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float],
 def _curves(axes: "Axes", series: Mapping[str, tuple[list[float], list[float]]]) -> None:
     for index, (name, (steps, values)) in enumerate(sorted(series.items(), key=lambda item: _held_out(item[0]))):
         colour = REAL if _held_out(name) else ACCENTS[index % len(ACCENTS)]
-        label = "validation" if _held_out(name) else "training"
+        label = _label(name)
+        if label == "training" and any(_label(other) not in ("training", "validation") and not _held_out(other) for other in series):
+            label = "first phase"
         long = len(values) > 120
         axes.plot(steps, values, color=colour, lw=0.8 if long else 1.6, alpha=0.35 if long else 1.0, label=None if long else label)
         if long:
@@ -73,7 +79,7 @@ def _curves(axes: "Axes", series: Mapping[str, tuple[list[float], list[float]]])
         axes.legend(fontsize=8)
 
 
-def _seconds(axes: "Axes", clock: Sequence[tuple[float, float]], *, first: bool) -> None:
+def _seconds(axes: "Axes", clock: Sequence[tuple[float, float]]) -> None:
     """Seconds along the top, where the log tells at least two different times."""
     rising = sorted(dict(clock).items())
     if len(rising) < 2 or not rising[-1][1] > rising[0][1]:
@@ -86,7 +92,7 @@ def _seconds(axes: "Axes", clock: Sequence[tuple[float, float]], *, first: bool)
     whole = _round_times(float(seconds[0]), float(seconds[-1]))
     top.set_xticks([float(np.interp(t, seconds, steps)) for t in whole], [f"{t:g} s" for t in whole], fontsize=7.5)
     top.tick_params(length=2, pad=1)
-    top.spines["top"].set_visible(first)
+    top.spines["top"].set_visible(True)
     for side in ("right", "left", "bottom"):
         top.spines[side].set_visible(False)
 
@@ -109,14 +115,23 @@ def _number(value: Any) -> bool:
 
 
 def _held_out(name: str) -> bool:
-    return any(part in ("val", "valid", "validation") for part in name.replace("_", "/").split("/"))
+    return any(part in ("val", "valid", "validation") for part in name.replace("_", "/").replace(".", "/").split("/"))
 
 
-def _stem(name: str) -> str:
-    parts = [
-        part for part in name.replace("val_", "val/").replace("train_", "train/").split("/") if part not in ("val", "train", "valid", "validation")
-    ]
-    return "/".join(parts) or name
+def _stem(name: str, series: Mapping[str, Any]) -> str:
+    """The panel of a series: validation joins its training series, or the loss; phases join each other."""
+    if _held_out(name):
+        bare = name.replace("val_", "").replace("val/", "")
+        return bare if bare in series or "loss" not in series else "loss"
+    base = name.split(".")[0]
+    return base if base in PHASED else name.removeprefix("note.")
+
+
+def _label(name: str) -> str:
+    if _held_out(name):
+        return "validation" if "loss" in name else name.replace("val_", "validation ")
+    base, _, phase = name.partition(".")
+    return phase.replace("_", " ") if phase and base in PHASED else "training"
 
 
 def _importance(stem: str) -> int:

@@ -67,7 +67,9 @@ class Line:
     def notes(self) -> list[str]:
         """Everything that its numbers say beside their values."""
         metrics = [metric for metric in (self.likelihood, *self.others, self.distance) if metric is not None]
-        return list(dict.fromkeys(metric.note for metric in metrics if metric.note))
+        parts = list(dict.fromkeys(part for metric in metrics for part in metric.note.split("; ") if part))
+        means = [part for part in parts if part.startswith("mean over")]
+        return [part for part in parts if part not in means[1:]]
 
 
 @dataclass(frozen=True)

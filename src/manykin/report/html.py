@@ -93,7 +93,7 @@ def _comparison(folder: Path) -> dict[str, Any]:
 
 
 def _sections(run: Run) -> list[panels.Section]:
-    parts = [("What it learned", panels.component_panels(run)), ("Learning curves", panels.curve_panels(run))]
+    parts = [("What it learned", panels.component_panels(run)), ("Learning curves", panels.curve_panels(run) + panels.snapshot_panels(run))]
     return [panels.Section(title, tuple(found)) for title, found in parts if found]
 
 

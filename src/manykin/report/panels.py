@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manykin.contract import GenerativeModel, Inspects
 from manykin.errors import ManykinError
+from manykin.metrics import log_likelihoods
 from manykin.report.canvas import MODEL, REAL, new_figure, style, svg
 from manykin.report.columns import marginals, numeric, pairs, worth_drawing
 from manykin.report.pictures import density_2d, ellipses, frame, grid, learning_curves, scatter
@@ -23,6 +24,8 @@ from manykin.spaces import Column, Image, Labels, Record, Space, Table, Tokens, 
 
 SHEET = 64
 STRINGS = 8
+RESOLUTION = 160
+DRAWS = 32
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Panel:
     strings: tuple[str, ...] = ()
     wide: bool = False
     real: bool = False
+    double: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,25 @@ def sample_panels(space: Space | None, real: Value | None, fakes: Mapping[str, R
 
 
 def curve_panels(run: Run) -> list[Panel]:
-    """The learning curves of a run."""
+    """The learning curves of a run, and what happened in it."""
+    panels = []
     with style():
         figure = learning_curves(run.history)
-        if figure is None:
-            return []
-        return [Panel("Training log over steps, with seconds along the top.", svg(figure, f"Learning curves of {run.name}"), wide=True)]
+        if figure is not None:
+            panels.append(Panel("Training log over steps, with seconds along the top.", svg(figure, f"Learning curves of {run.name}"), wide=True))
+    events = tuple(f"step {line.get('step')}: {line['event']}" for line in run.history if isinstance(line.get("event"), str))
+    return panels + ([Panel("Events", strings=events[-20:], wide=True)] if events else [])
+
+
+def snapshot_panels(run: Run) -> list[Panel]:
+    """Pictures that a model drew on its way, a row a step."""
+    rows = [(step, value[:8]) for step, value in run.snapshots if isinstance(value, Tensor)]
+    if not isinstance(run.space, Image) or len(rows) < 2:
+        return []
+    width = min(len(value) for _, value in rows)
+    images = torch.cat([value[:width] for _, value in rows])
+    caption = f"Samples during training, from the top after {', '.join(f'{step:,}' for step, _ in rows)} steps"
+    return [Panel(caption, picture(grid(images, columns=width, levels=run.space.levels, ordinal=run.space.ordinal), caption))]
 
 
 def component_panels(run: Run) -> list[Panel]:
@@ -99,7 +116,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         values = config.get(part)
         if isinstance(values, Mapping):
             label = "" if part == "result" else f"{part} · "
-            found += [(f"{label}{key}", _compact(value)) for key, value in values.items() if value is not None and value != ""]
+            found += [(f"{label}{key}", _compact(value)) for key, value in values.items() if value not in (None, "", [], {})]
     return found
 
 
@@ -115,7 +132,7 @@ def _of_field(name: str, space: Space, real: Value, fakes: Mapping[str, Run]) ->
     assert not isinstance(real, Tensor)
     drawn = {model: run.samples[name] for model, run in fakes.items() if isinstance(run.samples, Mapping)}
     panels = _of_space(space, real[name], drawn, {})
-    return [Panel(f"{name}: {panel.caption}", panel.picture, panel.strings, panel.wide, panel.real) for panel in panels]
+    return [Panel(f"{name}: {panel.caption}", panel.picture, panel.strings, panel.wide, panel.real, panel.double) for panel in panels]
 
 
 def _of_space(space: Space, real: Tensor, fakes: Mapping[str, Tensor], models: Mapping[str, GenerativeModel]) -> list[Panel]:
@@ -157,15 +174,17 @@ def text_of(space: Tokens, codes: Tensor) -> str:
 
 def _planes(real: Tensor, fakes: Mapping[str, Tensor], models: Mapping[str, GenerativeModel]) -> list[Panel]:
     with style():
-        panels = [Panel("Real data", _plane(real, "Real data", partial(_dots, real, REAL)), real=True)]
+        panels = [Panel("Real data", _plane(real, "Real data", partial(_dots, real, REAL)), real=True, double=True)]
         for name in dict.fromkeys([*models, *fakes]):
+            pictures, shown = [], []
             density = _grid_density(models.get(name))
             if density is not None:
-                caption = f"{name}: density with the data on top"
-                panels.append(Panel(caption, _plane(real, caption, partial(density_2d, density, real))))
+                pictures.append(_plane(real, f"{name}: density with the data on top", partial(density_2d, density[0], real, resolution=density[1])))
+                shown.append(f"density with the data on top{density[2]}")
             if name in fakes:
-                caption = f"{name}: samples"
-                panels.append(Panel(caption, _plane(real, caption, partial(_dots, fakes[name], MODEL))))
+                pictures.append(_plane(real, f"{name}: samples", partial(_dots, fakes[name], MODEL)))
+                shown.append("samples")
+            panels.append(Panel(f"{name}: {'; '.join(shown)}", Markup("").join(pictures), double=True))
         return panels
 
 
@@ -186,13 +205,19 @@ def _plane(real: Tensor, label: str, draw: Callable[[Any], Any]) -> Markup:
     return svg(figure, label)
 
 
-def _grid_density(model: GenerativeModel | None) -> Callable[[Tensor], Tensor] | None:
-    """log p(x) on grid points; of a model conditional on labels the sum over them. None where there is nothing to evaluate."""
-    if model is None or model.density is None:
+def _grid_density(model: GenerativeModel | None) -> tuple[Callable[[Tensor], Tensor], int, str] | None:
+    """log p(x) on grid points, the resolution that it affords, and what it is; None where there is nothing to evaluate.
+
+    Of a model conditional on labels the sum over them; of a noisy one the value of many draws, so that contours are smooth.
+    """
+    density = None if model is None else model.density
+    if model is None or density is None:
         return None
-    if model.condition is None:
-        return lambda x: model.log_prob(x)
-    return (lambda x: model.marginal_log_prob(x)) if isinstance(model.condition, Labels) else None
+    if model.condition is not None:
+        return (lambda x: model.marginal_log_prob(x), RESOLUTION, "") if isinstance(model.condition, Labels) else None
+    if density.noisy and density.normalised:
+        return lambda x: log_likelihoods(model, x, draws=DRAWS), RESOLUTION // 2, f" ({density.strength}, k={DRAWS})"
+    return lambda x: model.log_prob(x), RESOLUTION, "" if density.strength == "exact" else f" ({density.strength})"
 
 
 def _tables(columns: tuple[Column, ...], chosen: list[int], real: Tensor, fake: Tensor | None, name: str) -> list[Panel]:

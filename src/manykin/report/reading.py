@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COMPARISON = "compare.json"
 CONFIG = "config.json"
+SNAPSHOTS = 8
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Run:
     evaluation: Evaluation | None = None
     samples: Value | None = None
     real: Value | None = None
+    snapshots: tuple[tuple[int, Value], ...] = ()
     model: "GenerativeModel | None" = None
     trouble: str = ""
 
@@ -91,6 +93,7 @@ def read_run(folder: Path, *, with_model: bool = True) -> Run:
         evaluation=_evaluation(evaluation) if evaluation.is_file() else None,
         samples=read_value(folder / "samples" / "final.safetensors", space),
         real=read_value(folder / "samples" / "real.safetensors", space),
+        snapshots=_snapshots(folder / "samples", space),
         model=model,
         trouble=trouble,
     )
@@ -166,6 +169,14 @@ def read_value(path: Path, space: Space | None) -> Value | None:
     if "x" not in tensors:
         raise CheckpointMismatch(f"{path} has no tensor 'x'; found {sorted(tensors)}.")
     return tensors["x"]
+
+
+def _snapshots(folder: Path, space: Space | None) -> tuple[tuple[int, Value], ...]:
+    """Samples that training left on its way, ``STEP.safetensors``: up to eight of them, evenly spaced, in order."""
+    found = sorted((int(path.stem), path) for path in folder.glob("*.safetensors") if path.stem.isdigit())
+    chosen = found if len(found) <= SNAPSHOTS else [found[round(i * (len(found) - 1) / (SNAPSHOTS - 1))] for i in range(SNAPSHOTS)]
+    values = [(step, read_value(path, space)) for step, path in chosen]
+    return tuple((step, value) for step, value in values if value is not None)
 
 
 def _inside(folder: Path, row: Mapping[str, Any]) -> Path:

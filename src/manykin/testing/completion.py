@@ -1,5 +1,6 @@
 """Checks of complete: what is known stays, what is not follows the model's own conditional distribution."""
 
+import dataclasses
 from typing import cast
 
 import torch
@@ -140,6 +141,7 @@ def _conditional_counts(ctx: Context, x: Tensor, c: Value | None, at: int, drawn
     full = torch.cat([as_columns(ctx.data.train.all().x, space)[:, at], drawn])
     column = full[:, None].expand(-1, base.shape[1])
     axis = axes_of(space, torch.cat([as_columns(ctx.data.train.all().x, space), column]), bins=10, per_cell=32)[at]
+    axis = dataclasses.replace(axis, missing=False)
 
     def along(points: Value, seed: int) -> Tensor:
         rows = base.expand(len(cast(Tensor, points)), -1).clone()

@@ -137,20 +137,22 @@ def rejects_foreign_types(ctx: Context) -> None:
 def rejects_wrong_condition(ctx: Context) -> None:
     """A condition that is missing, superfluous, out of range or of another length is refused."""
     model, space = ctx.model, ctx.declared.condition
-    calls = [(door.name, lambda c, door=door: door.call(ctx.x[:3], c)) for door in doors(model) if door.name != "score"]
-    calls.append(("sample", lambda c: model.sample(3, c, seed=0)))
-    for name, call in calls:
+    data = [door for door in doors(model) if door.name != "score"]
+    for door in [*data, Door("sample", lambda x, c: model.sample(3, c, seed=0))]:
         if space is None:
-            refuses(lambda call=call: call(torch.zeros(3, dtype=torch.long)), "condition", f"{name} with a superfluous condition")  # type: ignore[misc]
+            _refuses_condition(door, ctx.x[:3], torch.zeros(3, dtype=torch.long), "condition", "a superfluous condition")
             continue
-        good = ctx.conditions(3)
-        assert isinstance(good, Tensor)
-        if name != "sample" or not isinstance(space, Labels):
-            refuses(lambda call=call: call(None), "missing", f"{name} without its condition")  # type: ignore[misc]
-        refuses(lambda call=call: call(good[:2]), "2 conditions", f"{name} of 3 with 2 conditions")  # type: ignore[misc]
+        good = cast(Tensor, ctx.conditions(3))
+        if door.name != "sample" or not isinstance(space, Labels):
+            _refuses_condition(door, ctx.x[:3], None, "missing", "no condition")
+        _refuses_condition(door, ctx.x[:3], good[:2], "2 conditions", "2 conditions for 3 examples")
         if isinstance(space, Labels):
-            bad = torch.tensor([0, space.classes + 3, 0])
-            refuses(lambda call=call: call(bad), str(space.classes + 3), f"{name} with label {space.classes + 3}")  # type: ignore[misc]
+            top = space.classes + 3
+            _refuses_condition(door, ctx.x[:3], torch.tensor([0, top, 0]), str(top), f"label {top}")
+
+
+def _refuses_condition(door: Door, x: Tensor, condition: Tensor | None, shown: str, what: str) -> None:
+    refuses(lambda: door.call(x, condition), shown, f"{door.name} with {what}")
 
 
 @check()

@@ -1,6 +1,7 @@
 """Example data for any space: small, seeded, correlated, scaled unevenly, and dependent on the condition."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def dataset_of(rows: Batch, space: Space, condition: Space | None, n: int) -> Da
 
 def _fill(space: Space, signal: Tensor, g: torch.Generator) -> Value:
     if isinstance(space, Record):
-        return {name: _fill(part, signal, g) for name, part in space.fields}
+        return {name: cast(Tensor, _fill(part, signal, g)) for name, part in space.fields}
     if isinstance(space, Tokens):
         return _strings(space, signal, g)
     x = torch.stack(_columns(columns_of(space), signal, g), dim=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manykin.contract import Batch, GenerativeModel, Gradient
-from manykin.spaces import Value, cat, count, take
+from manykin.spaces import cat, count, take
 from manykin.testing.context import Context, changed, state_of, worst
 from manykin.testing.core import Topic, gradient_phases, has_gradient, require
 
@@ -57,19 +57,14 @@ def loss_ignores_mates(ctx: Context) -> None:
     """The loss of a row does not depend on which other rows are in the batch."""
     rows = ctx.data.train.slice(48, 96)
     n = min(48, count(rows.x))
-    first = _rows(ctx.rows, 1)
-    mixed = Batch(
-        _join(first.x, take(rows.x, slice(1, n))), None if first.condition is None else _join(first.condition, take(rows.condition, slice(1, n)))
-    )  # type: ignore[arg-type]
+    first, others = _rows(ctx.rows, 1), ctx.data.train.slice(49, 48 + n)
+    c = None if first.condition is None or others.condition is None else cat([first.condition, others.condition])
+    mixed = Batch(cat([first.x, others.x]), c)
     for phase in gradient_phases(ctx.declared):
         model = ctx.copy()
         values = [ctx.loss(copy.deepcopy(model), phase, batch)[0].detach() for batch in (_rows(ctx.rows, n), mixed)]
         gap = worst(values[0], values[1])
         require(gap <= 1e-3 * (1 + float(values[0].abs())), f"{phase.loss} of a row changes by {gap:.3g} when other rows of the batch change")
-
-
-def _join(a: Value, b: Value) -> Value:
-    return cat([a, b])
 
 
 @check(when=has_gradient)

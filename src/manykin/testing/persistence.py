@@ -85,13 +85,16 @@ def state_is_tensors(ctx: Context) -> None:
         written(path / "run", ctx.model)
         for file in (path / "run").rglob("*"):
             if file.is_file():
-                require(file.suffix not in (".pt", ".pth", ".pkl", ".bin"), f"{file.name} was written: pickles are not allowed")
-                require(file.read_bytes()[:2] != b"\x80\x04", f"{file.name} holds a pickle")
+                known = file.suffix in (".safetensors", ".json", ".jsonl", ".md", ".lock", "")
+                require(known, f"{file.name} was written: an unknown kind of file")
+                pickled = file.suffix != ".safetensors" and file.read_bytes()[:1] == b"\x80"
+                require(not pickled, f"{file.name} holds a pickle")
 
 
 @check()
 def damage_is_noticed(ctx: Context) -> None:
     """A missing, unknown or misshapen tensor raises CheckpointMismatch that names it."""
+
     def fill(change: Callable[[dict[str, Tensor]], None]) -> Callable[[], object]:
         def call() -> None:
             with ctx.folder() as path:
@@ -210,7 +213,7 @@ def bad_values(info: OptionInfo) -> list[Any]:
     cast_to = float if float in numbers else int
     for key, limit in info.bounds.items():
         beyond = limit - 1 if key in ("ge", "gt") else limit + 1
-        bad.append(((cast_to(beyond),) if tuples else cast_to(beyond)))
+        bad.append((cast_to(beyond),) if tuples else cast_to(beyond))
         if key in ("gt", "lt"):
             bad.append((cast_to(limit),) if tuples else cast_to(limit))
     return bad

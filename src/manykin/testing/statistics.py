@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from manykin.spaces import Column, Record, Space, Table, Tokens, Value, columns_of, take
+from manykin.spaces import Column, Record, Space, Tokens, Value, columns_of, take
 from manykin.transforms.continuous import restore
 
 P_VALUE = 1e-4
@@ -74,30 +74,43 @@ class Axis:
     edges: Tensor | None = None
     per_cell: int = 1
     weight: float = 1.0
+    missing: bool = False
+
+    @property
+    def known(self) -> int:
+        """How many cells hold values."""
+        return len(self.values) if self.values is not None else len(cast(Tensor, self.edges)) - 1
 
     @property
     def cells(self) -> int:
-        """How many cells this axis has."""
-        return len(self.values) if self.values is not None else len(cast(Tensor, self.edges)) - 1
+        """How many cells this axis has; the last one is for missing values, where they are possible."""
+        return self.known + self.missing
 
     def points(self, shift: float) -> tuple[Tensor, Tensor, Tensor]:
         """Points, their weights and the number of their cell."""
         if self.values is not None:
-            return self.values, torch.full_like(self.values, self.weight), torch.arange(len(self.values))
-        edges = cast(Tensor, self.edges)
-        offsets = (torch.arange(self.per_cell, dtype=torch.float64) + shift) / self.per_cell
-        width = edges.diff()
-        points = edges[:-1, None] + width[:, None] * offsets
-        weights = (width / self.per_cell)[:, None].expand_as(points)
-        return points.flatten(), weights.flatten(), torch.arange(len(width)).repeat_interleave(self.per_cell)
+            points, weights, cells = self.values, torch.full_like(self.values, self.weight), torch.arange(len(self.values))
+        else:
+            edges = cast(Tensor, self.edges)
+            offsets = (torch.arange(self.per_cell, dtype=torch.float64) + shift) / self.per_cell
+            width = edges.diff()
+            points = (edges[:-1, None] + width[:, None] * offsets).flatten()
+            weights = (width / self.per_cell).repeat_interleave(self.per_cell)
+            cells = torch.arange(len(width)).repeat_interleave(self.per_cell)
+        if not self.missing:
+            return points, weights, cells
+        nan, one = torch.tensor([math.nan], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        return torch.cat([points, nan]), torch.cat([weights, one]), torch.cat([cells, torch.tensor([self.known])])
 
     def locate(self, column: Tensor) -> Tensor:
         """The cell of each value; ``cells`` for a value outside all of them."""
         if self.values is not None:
             hits = (column[:, None] - self.values).abs() < 1e-6 * (1 + self.values.abs())
-            return torch.where(hits.any(dim=1), hits.long().argmax(dim=1), self.cells)
-        place = torch.searchsorted(cast(Tensor, self.edges), column.contiguous(), right=True) - 1
-        return torch.where((place >= 0) & (place < self.cells), place, self.cells)
+            place = torch.where(hits.any(dim=1), hits.long().argmax(dim=1), self.cells)
+        else:
+            place = torch.searchsorted(cast(Tensor, self.edges), column.contiguous(), right=True) - 1
+            place = torch.where((place >= 0) & (place < self.known), place, self.cells)
+        return torch.where(column.isnan(), self.known, place) if self.missing else place
 
 
 def cardinality(space: Space) -> float:
@@ -142,26 +155,30 @@ def axes_of(space: Space, reference: Tensor, bins: int, per_cell: int) -> list[A
 def _axis(column: Column, reference: Tensor, bins: int, per_cell: int) -> Axis:
     if column.cardinality is not None:
         step = column.grid or 1.0
-        return Axis(values=column.origin + step * torch.arange(column.cardinality, dtype=torch.float64), weight=step)
+        return Axis(values=column.origin + step * torch.arange(column.cardinality, dtype=torch.float64), weight=step, missing=column.missing)
     known = reference[~reference.isnan()].double()
     low, high = float(known.min()), float(known.max())
     width = max(high - low, 1e-6)
     if column.grid is not None:
         first, last = round((low - width - column.origin) / column.grid), round((high + width - column.origin) / column.grid)
-        return Axis(values=column.origin + column.grid * torch.arange(first, last + 1, dtype=torch.float64), weight=column.grid)
-    inner = torch.quantile(known, torch.linspace(0, 1, bins + 1, dtype=torch.float64)).unique()
+        return Axis(
+            values=column.origin + column.grid * torch.arange(first, last + 1, dtype=torch.float64), weight=column.grid, missing=column.missing
+        )
+    quantiles = torch.quantile(known, torch.linspace(0, 1, bins + 1, dtype=torch.float64))
+    inner = torch.tensor(sorted(set(quantiles.tolist())), dtype=torch.float64)
     tails = torch.tensor([0.15, 0.6, 2.0], dtype=torch.float64) * width
-    return Axis(edges=torch.cat([(low - tails).flip(0), inner, high + tails]), per_cell=per_cell)
+    return Axis(edges=torch.cat([(low - tails).flip(0), inner, high + tails]), per_cell=per_cell, missing=column.missing)
 
 
 @dataclass(frozen=True)
 class Masses:
-    """Integrated mass of each cell (last: outside all), as a mean over randomly shifted grids with the variance of that mean."""
+    """Integrated mass of each cell (last: outside all), as a mean over randomly shifted grids, its variance, and the least total."""
 
     cells: Tensor
     variance: Tensor
     total: float
     error: float
+    least: float
 
 
 def integrate(log_prob: Callable[[Value, int], Tensor], space: Space, axes: list[Axis], pairs: int = 4, seed: int = 0) -> Masses:
@@ -183,8 +200,8 @@ def integrate(log_prob: Callable[[Value, int], Tensor], space: Space, axes: list
     stack = torch.stack(replicates)
     totals = stack.sum(dim=1)
     if pairs == 1:
-        return Masses(stack[0], torch.zeros_like(stack[0]), float(totals), 0.0)
-    return Masses(stack.mean(0), stack.var(0) / pairs, float(totals.mean()), float(totals.std()) / math.sqrt(pairs))
+        return Masses(stack[0], torch.zeros_like(stack[0]), float(totals), 0.0, float(totals))
+    return Masses(stack.mean(0), stack.var(0) / pairs, float(totals.mean()), float(totals.std()) / math.sqrt(pairs), float(totals.min()))
 
 
 def _grid(axes: list[Axis], shifts: list[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,8 +243,3 @@ def as_columns(x: Value, space: Space) -> Tensor:
 def blocks(function: Callable[[Value], Tensor], x: Value, n: int, size: int = 8192) -> Tensor:
     """A per-example function over many examples in constant memory."""
     return torch.cat([function(take(x, slice(start, start + size))) for start in range(0, n, size)])
-
-
-def complete_rows(x: Tensor, space: Space) -> Tensor:
-    """Which rows have no missing value."""
-    return ~x.double().flatten(1).isnan().any(dim=1) if isinstance(space, Table) else torch.ones(len(x), dtype=torch.bool)

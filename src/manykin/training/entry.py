@@ -1,9 +1,11 @@
 """The one call that trains a model."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch.distributions import Distribution
 
 from manykin.contract import GenerativeModel
 from manykin.data.dataset import Dataset
@@ -72,11 +74,23 @@ def train(
         with ExitStack() as stack:
             signals = stack.enter_context(Signals())
             stack.enter_context(seeded(hash_seed(seed, "train")))
+            stack.enter_context(_unvalidated())
             result, history = Trainer(model, data, options, seed, run, signals).train(resume, progress)
             return TrainResult(**result, history=history)
     finally:
         if run is not None:
             run.release()
+
+
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Without the argument checks of torch.distributions, which cost a synchronisation each and would hide a divergence behind a ValueError."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 def _finished(model: GenerativeModel, run: RunFolder) -> TrainResult:

@@ -86,11 +86,14 @@ class GradientRunner:
         context = self.context
         batch = context.source.gather(positions)
         seed_all(hash_seed(context.seed, step, self.name, repeat, part))
-        if self.autocast is None:
-            losses = self.loss(batch)
-        else:
-            with self.autocast():
+        try:
+            if self.autocast is None:
                 losses = self.loss(batch)
+            else:
+                with self.autocast():
+                    losses = self.loss(batch)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise Diverged(self.name, f"the loss cannot be computed ({str(error).splitlines()[0]})") from error
         if losses.dim() != 1 or not losses.requires_grad:
             raise ManykinError(self._misfit(losses))
         mean = losses.mean() if losses.dtype != torch.bfloat16 else losses.float().mean()

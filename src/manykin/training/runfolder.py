@@ -23,10 +23,10 @@ from manykin.training.lock import Lock
 from manykin.training.weights import load_weights, model_tensors
 
 CONFIG, MODEL, METRICS, CARD, LOCK = "config.json", "model.safetensors", "metrics.jsonl", "README.md", ".lock"
-OURS = (
-    CONFIG, MODEL, METRICS, CARD, LOCK, "checkpoints", "samples", "components", "evaluation.json", "report.html",
-    f".{CONFIG}.tmp", f".{MODEL}.tmp", f".{METRICS}.tmp", f".{CARD}.tmp",
-)  # fmt: skip
+LEFTOVERS = (LOCK, *(f".{name}.tmp" for name in (CONFIG, MODEL, METRICS, CARD)))
+"""Names that a process killed before its first step may leave: a folder with nothing else counts as empty."""
+
+OURS = (CONFIG, MODEL, METRICS, CARD, *LEFTOVERS, "checkpoints", "samples", "components", "evaluation.json", "report.html")
 """Every name that manykin itself puts into a run folder: replacing a run removes these and nothing else."""
 
 
@@ -62,7 +62,7 @@ class RunFolder:
         path = self.path
         if path.exists() and not path.is_dir():
             raise InvalidInput(f"{path} is a file; expected a folder for the run.")
-        taken = path.is_dir() and any(entry.name != LOCK for entry in path.iterdir())
+        taken = path.is_dir() and any(entry.name not in LEFTOVERS for entry in path.iterdir())
         if taken and not (force or resume):
             raise InvalidInput(f"{path} exists; give another --out, --resume to go on, or --force to replace.")
         if taken and not self.recognised:
@@ -263,7 +263,7 @@ def describe_model(model: GenerativeModel) -> dict[str, Any]:
 
 
 def _first_entry(path: Path) -> str:
-    return min(entry.name for entry in path.iterdir() if entry.name != LOCK)
+    return min(entry.name for entry in path.iterdir() if entry.name not in LEFTOVERS)
 
 
 __all__ = ["FORMAT", "RunFolder", "describe_model"]

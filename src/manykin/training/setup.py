@@ -40,6 +40,7 @@ class Setup:
         self.rows = len(self.train)
         self.validation: Validation | None = None
         self.closing: list[Phase] = []
+        self._marks: dict[str, tuple[int, int]] = {}
 
     def prepare(self, folder: RunFolder | None) -> State:
         """Bring the model to its start (or, with a folder, to the shapes of the run in it), and build everything around it."""
@@ -148,6 +149,17 @@ class Setup:
         result = self.fabric.all_reduce(tensor, reduce_op="sum")
         assert isinstance(result, Tensor)
         return result
+
+    def share_buffers(self, statistics: Iterable[str]) -> None:
+        """Give all processes the first one's buffers, as far as a step has changed them; statistics are each process's own."""
+        changed = []
+        for name, buffer in self.model.named_buffers():
+            mark = (id(buffer), buffer._version)
+            if self._marks.get(name) != mark and name not in statistics:
+                changed.append(name)
+        buffers = dict(self.model.named_buffers())
+        self._broadcast(buffers[name] for name in changed)
+        self._marks.update({name: (id(buffers[name]), buffers[name]._version) for name in changed})
 
     @torch.no_grad()
     def _broadcast(self, tensors: Iterable[Tensor]) -> None:

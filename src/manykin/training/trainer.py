@@ -166,6 +166,8 @@ class Trainer:
             runner.advance(counters.step)
         if self.state.average is not None:
             self.state.average.update(counters.step)
+        if self.state.context.parallel:
+            self.setup.share_buffers(self.state.statistics)
         return False
 
     def _exhausted(self) -> bool:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from manykin.config import Config, option
 from manykin.contract import Batch, Density, GenerativeModel, Gradient, Optim, Phase, Preset, Sampler, Support
 from manykin.models.conditions import ConditionFeatures, join
+from manykin.models.latents import check_latents
 from manykin.nn import MLP
 from manykin.random import fresh_seed, seeded
 from manykin.spaces import Labels, Space, Value, Vector, columns_of
@@ -155,6 +156,7 @@ class GAN(GenerativeModel):
 
     def decode(self, h: Tensor, condition: Value | None = None) -> Value:
         """What the generator makes of latents h (n, latent); differentiable where h asks for gradients."""
+        h = check_latents(h, self.config.latent)
         with torch.set_grad_enabled(torch.is_grad_enabled() and h.requires_grad), self.evaluating(None):
             c = self.check_condition(condition, len(h))
             return self.finish(self.generator(h.to(self.device, self.dtype), c))

@@ -27,7 +27,7 @@ def complete(model: GenerativeModel, x: Value, known: Tensor, condition: Value |
     with torch.no_grad(), model.evaluating(fresh_seed() if seed is None else seed):
         z, _, c = model.prepare(_placeholder(given, known, model.space), condition)
         known = known.to(z.device)
-        patterns, which = torch.unique(known.flatten(1), dim=0, return_inverse=True)
+        patterns, which = torch.unique(known.reshape(len(known), -1), dim=0, return_inverse=True)
         z = z.clone()
         for index, pattern in enumerate(patterns):
             if pattern.all():
@@ -49,8 +49,8 @@ def _check(x: Value, known: Tensor) -> Tensor:
     if not isinstance(known, Tensor) or known.dtype != torch.bool or known.shape != x.shape:
         what = f"a tensor of {known.dtype} {tuple(known.shape)}" if isinstance(known, Tensor) else f"a {type(known).__name__}"
         raise InvalidInput(f"known is {what}; expected a boolean tensor of shape {tuple(x.shape)}, True where x is known.")
-    if count(x) == 0:
-        raise InvalidInput("x is empty (0 examples); expected at least one example to complete.")
+    if x.dim() == 0 or count(x) == 0:
+        raise InvalidInput(f"x has shape {tuple(x.shape)}; expected at least one example to complete.")
     return x
 
 

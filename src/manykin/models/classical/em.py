@@ -10,7 +10,7 @@ from manykin.models.classical.shapes import Shape
 
 _ELEMENTS = 2**19
 _SINGLE_LIMIT = 2048.0
-_EXPAND_LIMIT = 1024.0
+_EXPAND_LIMIT = 32_768.0
 
 
 @dataclass

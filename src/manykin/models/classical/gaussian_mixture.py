@@ -16,10 +16,11 @@ from manykin.models.classical.conditioning import complete, draw_conditional, me
 from manykin.models.classical.groups import by_group, groups_of, per_group, spread_of
 from manykin.models.classical.kmeans import kmeans
 from manykin.models.classical.shapes import SHAPES
-from manykin.spaces import Labels, Space, Value, Vector, count
+from manykin.spaces import Image, Labels, Space, Value, Vector, count
 
 _START_FLOPS = 2e10
 _SMALL = 16_384
+_STALE = 5
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class GaussianMixtureConfig(Config):
 
 def _default(space: Space, n: int) -> Preset:
     d = torch.Size(space.shape).numel()
-    full = n >= 20 * d
+    # Pictures: few of their columns vary at once, and many diagonal components beat a few full ones (digits: 2.53 against 2.61 bits/dim).
+    full = n >= 20 * d and not isinstance(space, Image)
     k = min(10, n // (10 * d)) if full else n // 15
     return Preset(model={"covariance_type": "full" if full else "diag", "n_components": max(1, min(k, 100))})
 
@@ -75,7 +77,7 @@ class GaussianMixture(GenerativeModel):
     second: Tensor
     total: Tensor
     least: Tensor
-    lower_bound: Tensor
+    record: Tensor
     large: Tensor
 
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
@@ -89,7 +91,7 @@ class GaussianMixture(GenerativeModel):
             "weights": torch.full((self.groups, k), 1.0 / k), "means": torch.zeros(self.groups, k, d),
             "factors": start.expand(self.groups, *start.shape), "counts": torch.zeros(self.groups, k), "first": torch.zeros(self.groups, k, d),
             "second": torch.zeros(self.groups, *self.shape.moment_shape(k)), "total": torch.zeros(self.groups, 2), "least": torch.zeros(d),
-            "lower_bound": torch.tensor(float("-inf")),
+            "record": torch.zeros(3),
         }  # fmt: skip
         for name, value in buffers.items():
             self.register_buffer(name, value.double().clone())
@@ -117,6 +119,8 @@ class GaussianMixture(GenerativeModel):
     def solve(self) -> Progress:
         """M-step; converged when the mean log-likelihood rises by less than ``tol``.
 
+        Dequantised data differ a little in every pass: there it takes several passes in a row without a new best.
+
         Raises:
             InvalidInput: for a class with fewer rows than components.
         """
@@ -126,10 +130,12 @@ class GaussianMixture(GenerativeModel):
                 raise InvalidInput(self._too_few(rows, f"class {group} has" if self.condition is not None else "the training data has"))
             if rows:
                 em.maximise(self.shape, self._component(group), self._moments(group), self.config.reg_covar, self.least)
-        before = float(self.lower_bound)
-        self.lower_bound.copy_(self.total[:, 0].sum() / self.total[:, 1].sum())
-        bound = float(self.lower_bound)
-        return Progress({"lower_bound": bound, "nll": -bound}, converged=abs(bound - before) < self.config.tol)
+        before, best, stale = self.record.tolist()
+        bound = float(self.total[:, 0].sum() / self.total[:, 1].sum())
+        stale = 0.0 if bound > best + self.config.tol else stale + 1
+        self.record.copy_(torch.tensor([bound, max(best, bound), stale]))
+        converged = abs(bound - before) < self.config.tol if self.transform.exact else stale >= _STALE
+        return Progress({"lower_bound": bound, "nll": -bound}, converged=converged)
 
     def initialise(self, sample: Batch) -> None:
         z, _ = self.to_model_space(sample.x)
@@ -138,7 +144,7 @@ class GaussianMixture(GenerativeModel):
         mean, std = spread_of(z, self.space)
         self.least.copy_(1e-12 * std.square())
         self.large.fill_(len(z) >= _SMALL)
-        self.lower_bound.fill_(float("-inf"))
+        self.record.copy_(torch.tensor([float("-inf"), float("-inf"), 0.0]))
         if self._given:
             return
         rows_of = dict(by_group(sample.condition, self.groups))

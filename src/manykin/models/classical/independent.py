@@ -53,13 +53,12 @@ class Independent(Product):
         columns = cast(Table, self.model_space).columns
         parts: list[Part] = [Levels(Finite(columns, options.max_levels), labels, options.alpha)]
         histogram, normal = _split(columns, options)
-        self.histogram = Histogram(Numbers(columns, histogram), labels, options.alpha, options.bins)
         for kind, on_grid in ((Normals, False), (Cells, True)):
             index = [i for i in normal if (columns[i].grid is not None) == on_grid]
             if index:
                 parts.append(kind(Numbers(columns, index), labels, reg=options.alpha, floor=1e-9))
         if histogram:
-            parts.append(self.histogram)
+            parts.append(Histogram(Numbers(columns, histogram), labels, options.alpha, options.bins))
         missing = Missing(columns, labels, shared=1) if any(column.missing for column in columns) else None
         self.build(parts, missing, 1)
 
@@ -69,8 +68,9 @@ class Independent(Product):
 
     def allocate(self, sizes: Mapping[str, int]) -> None:
         super().allocate(sizes)
-        if "bins" in sizes:
-            self.histogram.resize(sizes["bins"])
+        for _, part in self.own_parts():
+            if isinstance(part, Histogram) and "bins" in sizes:
+                part.resize(sizes["bins"])
 
     def initialise(self, sample: Batch) -> None:
         z, _ = self.to_model_space(sample.x)

@@ -35,7 +35,8 @@ class PPCA(GenerativeModel):
 
     The maximum-likelihood solution is closed: mu is the mean, sigma^2 the mean of the d - q smallest eigenvalues of the covariance S (divisor n),
     and W = U (Lambda - sigma^2 I)^(1/2) of its q largest (Tipping and Bishop, Probabilistic principal component analysis, 1999, equations 7 and
-    8, at rotation R = I). With labels as condition each class has a solution of its own; a class with fewer than two rows takes that of all rows.
+    8, at rotation R = I). With labels as condition each class has a solution of its own; a class with fewer than q + 2
+    rows, which leave no noise, takes that of all rows.
 
     In the basis U the Woodbury identity is diagonal: |L^-1 (x - mu)|^2 = sum_i (u_i . (x - mu))^2 / lambda_i + |rest|^2 / sigma^2, so a density
     costs n d q. Fitting takes one pass of n d^2 and memory d^2.
@@ -111,7 +112,7 @@ class PPCA(GenerativeModel):
         """
         pooled = self._solution(self.counts.sum(), self.first.sum(dim=0), self.second.sum(dim=0))
         for group in range(self.groups):
-            own = self.groups > 1 and float(self.counts[group]) >= 2
+            own = self.groups > 1 and float(self.counts[group]) >= self.latent_size + 2
             solution = self._solution(self.counts[group], self.first[group], self.second[group]) if own else pooled
             for buffer, value in zip((self.mean, self.basis, self.variances, self.noise), solution, strict=True):
                 buffer[group].copy_(value)
@@ -187,6 +188,8 @@ class PPCA(GenerativeModel):
         if not isinstance(h, Tensor) or h.dim() != 2 or h.shape[1] != self.latent_size or len(h) == 0:
             what = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
             raise InvalidInput(f"h has shape {what}; expected (n, {self.latent_size}) latents.")
+        if not bool(torch.isfinite(h).all()):
+            raise InvalidInput("h holds NaN or infinity; expected finite latents.")
         h = h.to(self.mean)
         c = self.check_condition(condition, len(h))
         return self.finish(per_group(h, c, self.groups, lambda part, g: self.mean[g] + part @ self._loadings(g).mT, 2**14))

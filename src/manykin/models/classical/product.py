@@ -123,11 +123,7 @@ class Product(GenerativeModel):
         Raises:
             InvalidInput: for a mask of another shape or dtype, or known entries outside the space.
         """
-        width = torch.Size(self.model_space.shape).numel()
-        if not isinstance(known, Tensor) or known.dtype != torch.bool or known.numel() != count(x) * width:
-            found = f"{tuple(known.shape)} of {known.dtype}" if isinstance(known, Tensor) else type(known).__name__
-            raise InvalidInput(f"known is {found}; expected a boolean tensor of the shape of x, {count(x)} times {width} entries.")
-        mask = known.to(self.device).reshape(count(x), width)
+        mask = self._check_known(x, known)
         with self.evaluating(hash_seed(fresh_seed() if seed is None else seed, "complete")):
             z, _, c = self.prepare(_blank(x, mask, self.space), condition)
             z = z.clone()
@@ -138,6 +134,16 @@ class Product(GenerativeModel):
                 if not isinstance(part, Missing):
                     part.draw(self.flat_component(chosen, c), z, mask)
         return self.finish(z)
+
+    def _check_known(self, x: Value, known: Tensor) -> Tensor:
+        """The mask as (n, columns), where it fits x and x the space."""
+        if isinstance(x, Tensor) and (x.dim() == 0 or x.shape[1:] != self.space.shape or len(x) == 0):
+            self.space.validate(x)
+        shape = tuple(x.shape) if isinstance(x, Tensor) else (count(x), *self.model_space.shape)
+        if not isinstance(known, Tensor) or known.dtype != torch.bool or known.shape != shape:
+            found = f"{tuple(known.shape)} of {known.dtype}" if isinstance(known, Tensor) else type(known).__name__
+            raise InvalidInput(f"known is {found}; expected a boolean tensor of shape {shape}, True where x is given.")
+        return known.to(self.device).reshape(count(x), -1)
 
 
 def _blank(x: Value, known: Tensor, space: Space) -> Value:

@@ -13,7 +13,7 @@ from manykin.config import Config, option
 from manykin.contract import EXACT, Batch, Density, GenerativeModel, Gradient, Optim, Phase, Preset, Sampler, Support
 from manykin.errors import Unsupported
 from manykin.models.conditions import ConditionFeatures, join
-from manykin.models.point import Point
+from manykin.models.latents import Point, check_latents
 from manykin.nn import MLP, ActNorm
 from manykin.random import fresh_seed, seeded
 from manykin.spaces import Labels, Space, Value, Vector
@@ -68,7 +68,7 @@ class Coupling(nn.Module):
 
 
 def _default(space: Space, n: int) -> Preset:
-    """For few columns narrow, deep and fast; for many wide, with dropout, since rows are then few. Early stopping up to 20,000 rows."""
+    """For few columns narrow, deep and fast; for many wide, with dropout, since rows are then few. Early stopping below 20,000 rows."""
     train = {"schedule": "cosine", "warmup": 50, "clip": 1.0, "ema": 0.995} | ({"patience": 5} if n < 20_000 else {})
     if torch.Size(space.shape).numel() <= 16:
         return Preset({"layers": 8, "hidden": (64, 64)}, {"max_steps": 4000, "batch_size": 256, "lr": 5e-3, **train})
@@ -179,6 +179,7 @@ class RealNVP(GenerativeModel):
 
     def decode(self, h: Tensor, condition: Value | None = None) -> Value:
         """The data that latents h (n, d) stand for; differentiable where h asks for gradients."""
+        h = check_latents(h, self.size)
         with torch.set_grad_enabled(torch.is_grad_enabled() and h.requires_grad), self.evaluating(None):
             c = self.check_condition(condition, len(h))
             return self.finish(self._unflow(h.to(self.device, self.dtype), c))

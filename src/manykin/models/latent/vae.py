@@ -12,6 +12,7 @@ from manykin.config import Config, option
 from manykin.contract import LOWER_BOUND, Batch, Density, GenerativeModel, Gradient, Optim, Phase, Preset, Sampler, Support
 from manykin.models.columns import ColumnLikelihood
 from manykin.models.conditions import ConditionFeatures, join
+from manykin.models.latents import check_latents
 from manykin.nn import MLP
 from manykin.random import fresh_seed, seeded
 from manykin.spaces import Labels, Space, Table, Value, Vector, columns_of
@@ -41,11 +42,12 @@ class VAEConfig(Config):
 
 
 def _default(space: Space, n: int) -> Preset:
-    """A small latent and network for few columns; for many, dropout where rows are few. Early stopping up to 20,000 rows."""
+    """For few columns a long warm-up, without which latents collapse early; for many, dropout where rows are few. Early stopping where they are."""
     size = torch.Size(space.shape).numel()
     train = {"batch_size": 128, "lr": 2e-3, "schedule": "cosine", "warmup": 50, "clip": 10.0, "ema": 0.995} | ({"patience": 5} if n < 20_000 else {})
     if size <= 16:
-        return Preset({"latent": max(2, size // 2), "hidden": (128, 128)}, {"max_steps": 4000, **train})
+        model = {"latent": max(2, size), "hidden": (128, 128), "activation": "relu", "variance": "column", "warmup": 1500}
+        return Preset(model, {**train, "max_steps": 4000} | ({"patience": 10} if n < 20_000 else {}))
     model = {"latent": 16 if size <= 128 else 32, "hidden": (256, 256), "dropout": 0.1 if n < 20_000 else 0.0}
     return Preset(model, {"max_steps": 3000 if n < 20_000 else 10_000, **train})
 
@@ -178,6 +180,7 @@ class VAE(GenerativeModel):
 
     def decode(self, h: Tensor, condition: Value | None = None) -> Value:
         """The most probable value of each column given latents h (n, latent): valid data; differentiable where h asks for gradients."""
+        h = check_latents(h, self.config.latent)
         with torch.set_grad_enabled(torch.is_grad_enabled() and h.requires_grad), self.evaluating(None):
             c = self.check_condition(condition, len(h))
             outputs = self.decoder(join(h.to(self.device, self.dtype), self.features(c, self.dtype)))

@@ -178,17 +178,19 @@ class WrongLossSign(GaussianOracle):
 
 
 @caught_by("closed-form-monotone", space=Vector(1))
-class StaleResponsibilities(MixtureOracle):
-    """The M-step pairs fresh counts with the sums of the pass before."""
+class CrossedStatistics(MixtureOracle):
+    """Every other M-step pairs the sums of one component with the counts and squares of the other."""
 
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         super().__init__(config, space, condition)
-        self.register_buffer("before", torch.zeros_like(self.first))
+        self.register_buffer("swapped", torch.zeros(()))
 
     def solve(self) -> Progress:
-        before, first = cast(Tensor, self.before), self.first.clone()
-        self.first.copy_(torch.where(before == 0, first, before))
-        before.copy_(first)
+        swapped = cast(Tensor, self.swapped)
+        swapped.copy_(1 - swapped)
+        if bool(swapped):
+            return super().solve()
+        self.first.copy_(self.first.flip(0))
         return super().solve()
 
 

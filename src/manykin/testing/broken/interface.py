@@ -253,14 +253,6 @@ class DeadSampler(GaussianOracle):
         return super()._sample(n, condition, sampler)
 
 
-@caught_by("missing-is-integrated-out", space=SMALL_TABLE)
-class MissingIsZero(TableOracle):
-    """Reads a missing value as the first category."""
-
-    def matches(self, z: Tensor) -> Tensor:
-        return super().matches(z.nan_to_num(0.0))
-
-
 @caught_by("small-data-is-learnt")
 class NeedsManyRows(GaussianOracle):
     """Its data-dependent start takes 32 rows for granted."""
@@ -303,4 +295,3 @@ class EvenConditions(GaussianOracle):
             return super()._conditions(n, condition, seed)
         with seeded(seed):
             return torch.randint(3, (n,))
-

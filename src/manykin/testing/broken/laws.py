@@ -10,7 +10,8 @@ from torch.distributions import Distribution, Independent, Normal
 from manykin.contract import Batch, Sampler
 from manykin.spaces import Labels, Tokens, Value, Vector
 from manykin.testing.broken.registry import caught_by
-from manykin.testing.oracles import EnergyOracle, GanOracle, GaussianOracle, LinearVAE, MarkovOracle, MixtureOracle, TableOracle
+from manykin.testing.oracles import SMALL_TABLE, EnergyOracle, GanOracle, GaussianOracle, LinearVAE, MarkovOracle, MixtureOracle, TableOracle
+from manykin.testing.oracles.support import normal
 
 
 @caught_by("mass-is-one", "affine-equivariance")
@@ -35,9 +36,9 @@ class WrongKLSign(LinearVAE):
     """Adds the divergence from the prior instead of subtracting it."""
 
     def weight(self, z: Tensor, h: Tensor, posterior: Normal) -> Tensor:
-        seen = Normal(self.decoder(h), self.log_noise.exp()).log_prob(z).sum(-1)
-        prior = Normal(torch.zeros_like(h), 1.0).log_prob(h)
-        return cast(Tensor, seen - (prior - posterior.log_prob(h)).sum(-1))
+        seen = normal(z, self.decoder(h), self.log_noise.exp()).sum(-1)
+        prior = normal(h, torch.zeros_like(h), torch.ones_like(h))
+        return seen - (prior - normal(h, posterior.mean, posterior.stddev)).sum(-1)
 
     def loss(self, batch: Batch) -> Tensor:
         z, ldj = self.to_model_space(batch.x)
@@ -93,6 +94,19 @@ class EndIsFree(MarkovOracle):
         drawn[:, -1] = 0
         ended = (drawn == 0).long().cummax(1).values > 0
         return torch.where(ended, 0, drawn)
+
+
+@caught_by("mass-is-one", "samples-match-density", space=SMALL_TABLE)
+class MissingIsZero(TableOracle):
+    """Reads a missing value as the first category, and samples it as missing all the same."""
+
+    def matches(self, z: Tensor, free: Tensor | None = None) -> Tensor:
+        return super().matches(z.nan_to_num(0.0), free)
+
+    def finish(self, z: Tensor) -> Value:
+        x = cast(Tensor, super().finish(z)).clone()
+        x[::7, 1] = math.nan
+        return x
 
 
 @caught_by("log-prob-seeded")

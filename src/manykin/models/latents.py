@@ -1,10 +1,28 @@
-"""The distribution of a latent that is a function of the data."""
+"""Latents: what a user may decode, and the distribution of a latent that is a function of the data."""
 
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+
+from manykin.errors import InvalidInput
+
+
+def check_latents(h: Tensor, size: int) -> Tensor:
+    """Latents (n, size) that are finite numbers.
+
+    Raises:
+        InvalidInput: for another shape or dtype, no rows, or NaN and infinity.
+    """
+    if not isinstance(h, Tensor) or not h.is_floating_point():
+        raise InvalidInput(f"h is a {getattr(h, 'dtype', type(h).__name__)}; expected a floating tensor of latents of shape (n, {size}).")
+    if h.dim() != 2 or h.shape[1] != size or len(h) == 0:
+        raise InvalidInput(f"h has shape {tuple(h.shape)}; expected latents of shape (n, {size}) with at least one row.")
+    if not bool(torch.isfinite(h.detach()).all()):
+        row, column = (~torch.isfinite(h.detach())).nonzero()[0].tolist()
+        raise InvalidInput(f"h holds {h[row, column].item()} in row {row}, entry {column}; expected finite latents, such as latents(n) draws.")
+    return h
 
 
 class Point(Distribution):

@@ -1,0 +1,49 @@
+"""Sound models with known answers: small enough to be right by reading, and the ground on which broken ones are built.
+
+Each has a closed-form answer to compare with: the Gaussian its own formula, the linear-Gaussian VAE its exact marginal, the categorical model its
+table, the Markov chain its sum over strings.
+"""
+
+from manykin.contract import GenerativeModel
+from manykin.spaces import Column, Labels, Space, Table, Tokens, Vector
+from manykin.testing.oracles.discrete import MarkovOracle, TableOracle
+from manykin.testing.oracles.gaussian import EnergyOracle, GaussianOracle, OracleConfig
+from manykin.testing.oracles.latent import GanOracle, LinearVAE, MixtureOracle
+
+__all__ = [
+    "ORACLES", "SMALL_TABLE", "EnergyOracle", "GanOracle", "GaussianOracle", "LinearVAE", "MarkovOracle", "MixtureOracle", "OracleConfig",
+    "TableOracle", "oracle",
+]  # fmt: skip
+
+SMALL_TABLE = Table(
+    (
+        Column("size", "integer", levels=3),
+        Column("colour", "categorical", ("red", "green"), missing=True),
+        Column("round", "categorical", (False, True)),
+    )
+)
+"""A table of twelve possible rows, and six more with a missing value."""
+
+ORACLES: dict[str, tuple[type[GenerativeModel], Space, Space | None]] = {
+    "gaussian": (GaussianOracle, Vector(2), None),
+    "gaussian-wide": (GaussianOracle, Vector(6), None),
+    "gaussian-by-label": (GaussianOracle, Vector(2), Labels(3)),
+    "gaussian-on-levels": (GaussianOracle, Vector(2, levels=5), None),
+    "energy": (EnergyOracle, Vector(3), None),
+    "linear-vae": (LinearVAE, Vector(2), None),
+    "table": (TableOracle, SMALL_TABLE, None),
+    "table-by-label": (TableOracle, Vector(2, levels=3), Labels(2)),
+    "mixture": (MixtureOracle, Vector(1), None),
+    "mixture-on-levels": (MixtureOracle, Vector(2, levels=5), None),
+    "strings": (MarkovOracle, Tokens(4, 5, end=0), None),
+    "stream": (MarkovOracle, Tokens(3, 4), None),
+    "gan": (GanOracle, Vector(2), None),
+    "gan-by-label": (GanOracle, Vector(2), Labels(3)),
+}
+"""Sound models by name: class, space and condition. Every check passes on each of them."""
+
+
+def oracle(name: str) -> GenerativeModel:
+    """A sound model by name, unfitted."""
+    kind, space, condition = ORACLES[name]
+    return kind(None, space, condition)
