@@ -55,7 +55,8 @@ def implicit(path: Path) -> None:
 def digits(path: Path) -> None:
     """Real digits beside those of the best model of the table with an easy sampler."""
     fitted = mk.fit("vae", "digits", seed=0)
-    assert fitted.data is not None and fitted.data.test is not None
+    assert fitted.data is not None
+    assert fitted.data.test is not None
     real = fitted.data.test.sample(40, 0).x
     pictures.samples_sheet(real, fitted.model.sample(40, seed=1), columns=8, rows=5, levels=17).save(path)
 

@@ -40,6 +40,7 @@ def test_layout_and_config(tmp_path):
     assert [line["step"] for line in run.metrics()] == [1, 2, 3]
     assert run.begun
     assert run.finished
+    assert run.model_file.stat().st_mode == (run.path / "config.json").stat().st_mode
     for path in run.path.rglob("*.safetensors"):
         content = path.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

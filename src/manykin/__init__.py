@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "fit": "manykin.api",
     "evaluate": "manykin.api",
-    "compare": "manykin.api",
+    "compare": "manykin.comparison",
     "check": "manykin.testing",
     "from_pretrained": "manykin.fitted",
     "Fitted": "manykin.fitted",
@@ -31,7 +31,8 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
-    from manykin.api import compare, evaluate, fit
+    from manykin.api import evaluate, fit
+    from manykin.comparison import compare
     from manykin.contract import GenerativeModel
     from manykin.data import load_data
     from manykin.errors import CheckpointMismatch, InvalidInput, NoDensity, NotFitted

@@ -1,10 +1,9 @@
-"""The three verbs: fit, evaluate, compare."""
+"""The verbs: plan and fit, evaluate."""
 
 import dataclasses
 import json
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,19 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from manykin.comparison import Comparison, Row
 from manykin.config import Config
 from manykin.contract import GenerativeModel, Preset
 from manykin.data import load_data, load_rows
 from manykin.data import names as data_names
 from manykin.data.dataset import Dataset, Rows
-from manykin.errors import CheckpointMismatch, InvalidInput, ManykinError, Unsupported, suggest
+from manykin.errors import CheckpointMismatch, InvalidInput, Unsupported, suggest
 from manykin.fitted import Fitted, from_pretrained
 from manykin.metrics import Evaluation, likelihood, sample_metrics
 from manykin.models import get, name_of, names
-from manykin.random import generator, hash_seed, seeded
+from manykin.random import hash_seed, seeded
 from manykin.spaces import Space, Value
 from manykin.training import RunFolder, TrainOptions, TrainResult, train
-
-HOLDOUT = 0.1
-"""The share of rows held back as test split where a comparison needs one and the data bring none."""
+from manykin.training.device import choose_device
 
 
 @dataclass
@@ -65,14 +61,17 @@ def plan(
     precision: str | None = None,
 ) -> Plan:
     """Decide everything about a fit without beginning it. Arguments as for :func:`fit`."""
-    name, cls = _model_class(model)
+    name, cls = model_class(model)
     dataset = load_data(data, condition=condition, options=data_options, seed=seed)
+    if data_options:
+        dataset = dataclasses.replace(dataset, provenance={**dataset.provenance, "options": dict(data_options)})
     options = {**(model.to_json() if isinstance(model, Config) else {}), **(options or {})}
     chosen = choose_preset(cls, preset, dataset.space, len(dataset.train))
     config = cls.config_class.from_json({**chosen.model, **options})
     given = train.to_json() if isinstance(train, TrainOptions) else dict(train or {})
     direct = {"max_steps": max_steps, "max_time": max_time, "device": device, "precision": precision}
     training = TrainOptions.from_json({**chosen.train, **given, **{key: value for key, value in direct.items() if value is not None}})
+    choose_device(training.device or "auto")
     try:
         with seeded(hash_seed(seed, "init")):
             instance = cls(config, dataset.space, dataset.condition)
@@ -178,73 +177,6 @@ def evaluate(fitted: Fitted, data: Any = None, *, condition: Any = None, k: int 
     return Evaluation(fitted.name, name, tuple(estimates))
 
 
-def compare(
-    models: Sequence[str | Config | type[GenerativeModel]],
-    data: Any,
-    *,
-    condition: Any = None,
-    preset: str = "default",
-    data_options: Mapping[str, Any] | None = None,
-    max_time: float | None = None,
-    max_steps: int | None = None,
-    out: str | Path | None = None,
-    seed: int = 0,
-    force: bool = False,
-    progress: bool = False,
-) -> Comparison:
-    """Fit several models on one split with one budget, one after the other, and evaluate them alike.
-
-    A model that cannot take the data or fails becomes a row with its error. With ``out``, each model leaves a run folder and the whole a
-    ``compare.json``.
-
-    Args:
-        models: names, configs or classes.
-        data: as in :func:`fit`; data without a test split of its own is split 80/10/10.
-        condition: as in :func:`fit`.
-        preset: the preset of every model.
-        data_options: how to read the data.
-        max_time: seconds of training a model.
-        max_steps: steps a model.
-        out: a folder to write.
-        seed: of everything.
-        force: replace an existing comparison folder.
-        progress: show progress.
-    """
-    if not models:
-        raise InvalidInput("compare was given no models; expected at least one name from `manykin models`.")
-    dataset = load_data(data, condition=condition, options=data_options, seed=seed)
-    dataset = with_test(dataset, seed)
-    folder = None if out is None else Comparison.create_folder(out, force=force)
-    rows: list[Row] = []
-    labels = _distinct([_model_class(model)[0] for model in models])
-    for label, model in zip(labels, models, strict=True):
-        rows.append(_compare_one(label, model, dataset, preset, max_time, max_steps, None if folder is None else folder / label, seed, progress))
-        if folder is not None:
-            Comparison(dataset.name, tuple(rows), folder).write()
-    if folder is not None and dataset.test is not None:
-        _save_value(dataset.test.sample(1024, seed).x, folder / "real.safetensors")
-    return Comparison(dataset.name, tuple(rows), folder)
-
-
-def _compare_one(
-    label: str, model: Any, data: Dataset, preset: str, max_time: float | None, max_steps: int | None, out: Path | None, seed: int, progress: bool
-) -> Row:
-    try:
-        fitted = fit(model, data, preset=preset, max_time=max_time, max_steps=max_steps, seed=seed, out=out, progress=progress)
-        evaluation = evaluate(fitted, seed=seed)
-    except (ManykinError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
-        return Row(label, data.name, error=str(error).splitlines()[0])
-    if out is not None:
-        (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=2))
-    begun = time.perf_counter()
-    fitted.model.sample(256, seed=seed)
-    return Row(
-        label, data.name, evaluation.metrics, str(fitted.density or "none"), seconds=float(fitted.result["seconds"]),
-        parameters=int(fitted.result["parameters"]), peak_memory_bytes=int(fitted.result["peak_memory_bytes"]),
-        sampling_seconds=time.perf_counter() - begun,
-    )  # fmt: skip
-
-
 def choose_preset(cls: type[GenerativeModel], name: str, space: Space, n: int) -> Preset:
     """A model's preset by name, for this space and number of rows.
 
@@ -257,29 +189,6 @@ def choose_preset(cls: type[GenerativeModel], name: str, space: Space, n: int) -
             return Preset()
         raise InvalidInput(f"preset {name!r} is not known to {cls.__name__}.{suggest(name, {*cls.presets, 'default'})}")
     return preset if isinstance(preset, Preset) else preset(space, n)
-
-
-def hold_out(data: Dataset, share: float, seed: int) -> Dataset:
-    """A data set with a share of its training rows as validation split.
-
-    Raises:
-        InvalidInput: for fewer than two rows.
-    """
-    n = len(data.train)
-    if n < 2:
-        raise InvalidInput(f"{data.name} has {n} row; expected at least 2 to hold one back for early stopping.")
-    order = torch.randperm(n, generator=generator(seed, "hold out"))
-    held = max(1, round(n * share))
-    return dataclasses.replace(data, train=data.train.select(order[held:].sort().values), val=data.train.select(order[:held].sort().values))
-
-
-def with_test(data: Dataset, seed: int) -> Dataset:
-    """A data set with a test split: its own, else a tenth of the training rows."""
-    if data.test is not None:
-        return data
-    split = hold_out(data, HOLDOUT, hash_seed(seed, "test"))
-    note = {**data.provenance, "split": f"{len(split.train)} training and {len(split.val or ())} test rows drawn with seed {seed}"}
-    return dataclasses.replace(split, test=split.val, val=data.val, provenance=note)
 
 
 def _train(decided: Plan, run: RunFolder | None, resume: bool, progress: bool) -> TrainResult:
@@ -303,15 +212,16 @@ def _finish(run: RunFolder, fitted: Fitted) -> None:
     if not run.writable:
         return
     fitted.training = run.read_config().get("training", fitted.training)
-    _save_value(fitted.model.sample(256, seed=fitted.seed), run.samples_dir / "final.safetensors")
+    save_value(fitted.model.sample(256, seed=fitted.seed), run.samples_dir / "final.safetensors")
     assert fitted.data is not None
     real = fitted.data.test or fitted.data.val or fitted.data.train
-    _save_value(real.sample(1024, fitted.seed).x, run.samples_dir / "real.safetensors")
+    save_value(real.sample(1024, fitted.seed).x, run.samples_dir / "real.safetensors")
     run.write_card(fitted.card())
     run.update_config(fitted.describe())
 
 
-def _save_value(x: Value, path: Path) -> None:
+def save_value(x: Value, path: Path) -> None:
+    """Write a batch as safetensors: key ``x``, or a key for each field of a record."""
     tensors = {"x": x} if isinstance(x, torch.Tensor) else dict(x)
     save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
 
@@ -332,7 +242,8 @@ def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, s
     if named is not None:
         return named.test or named.train, named.name, named.entropy, named.train
     column = fitted.provenance.get("condition") if condition is None and fitted.condition is not None else condition
-    rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=column)
+    options = fitted.provenance.get("options")
+    rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=column, options=options)
     return rows, data_name(data), None, None if own is None else own.train
 
 
@@ -373,7 +284,12 @@ def _brief(value: Any) -> str:
     return re.sub(r"\s+", " ", json.dumps(value))[:80]
 
 
-def _model_class(model: Any) -> tuple[str, type[GenerativeModel]]:
+def model_class(model: Any) -> tuple[str, type[GenerativeModel]]:
+    """The name and class behind a name, a config or a class.
+
+    Raises:
+        InvalidInput: for anything else.
+    """
     if isinstance(model, str):
         return model, get(model)
     if isinstance(model, type) and issubclass(model, GenerativeModel):
@@ -398,13 +314,3 @@ def _able(space: Space, condition: Space | None) -> str:
             continue
         able.append(name)
     return f"Models that can: {', '.join(able)}." if able else "No model can take it yet."
-
-
-def _distinct(labels: list[str]) -> list[str]:
-    """Names of run folders: a model that appears twice gets a number."""
-    seen: dict[str, int] = {}
-    result = []
-    for label in labels:
-        seen[label] = seen.get(label, 0) + 1
-        result.append(label if seen[label] == 1 else f"{label}-{seen[label]}")
-    return result

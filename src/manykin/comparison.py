@@ -1,15 +1,28 @@
-"""The result of a comparison: one row a model, and the folder that holds them."""
+"""Comparing models: one split, one budget, one row a model, and the folder that holds them."""
 
+import dataclasses
 import json
 import shutil
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from manykin.errors import InvalidInput
+import torch
+
+from manykin.api import evaluate, fit, model_class, save_value
+from manykin.config import Config
+from manykin.contract import GenerativeModel
+from manykin.data import load_data
+from manykin.data.dataset import Dataset
+from manykin.errors import InvalidInput, ManykinError
 from manykin.metrics import Estimate
+from manykin.random import generator, hash_seed
 
 FILE = "compare.json"
+HOLDOUT = 0.1
+"""The share of rows held back as test split where a comparison needs one and the data bring none."""
 
 
 @dataclass(frozen=True)
@@ -95,3 +108,103 @@ class Comparison:
             found = [f"{name} {metric}" for name in names if (metric := row.metric(name)) is not None]
             lines.append(f"{row.model}: {row.error or '; '.join(found)}")
         return "\n".join(lines)
+
+
+def compare(
+    models: Sequence[str | Config | type[GenerativeModel]],
+    data: Any,
+    *,
+    condition: Any = None,
+    preset: str = "default",
+    data_options: Mapping[str, Any] | None = None,
+    max_time: float | None = None,
+    max_steps: int | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: bool = False,
+) -> Comparison:
+    """Fit several models on one split with one budget, one after the other, and evaluate them alike.
+
+    A model that cannot take the data or fails becomes a row with its error. With ``out``, each model leaves a run folder and the whole a
+    ``compare.json``.
+
+    Args:
+        models: names, configs or classes.
+        data: as in :func:`fit`; data without a test split of its own is split 80/10/10.
+        condition: as in :func:`fit`.
+        preset: the preset of every model.
+        data_options: how to read the data.
+        max_time: seconds of training a model.
+        max_steps: steps a model.
+        out: a folder to write.
+        seed: of everything.
+        force: replace an existing comparison folder.
+        progress: show progress.
+    """
+    if not models:
+        raise InvalidInput("compare was given no models; expected at least one name from `manykin models`.")
+    dataset = load_data(data, condition=condition, options=data_options, seed=seed)
+    dataset = with_test(dataset, seed)
+    folder = None if out is None else Comparison.create_folder(out, force=force)
+    rows: list[Row] = []
+    labels = _distinct([model_class(model)[0] for model in models])
+    for label, model in zip(labels, models, strict=True):
+        rows.append(_compare_one(label, model, dataset, preset, max_time, max_steps, None if folder is None else folder / label, seed, progress))
+        if folder is not None:
+            Comparison(dataset.name, tuple(rows), folder).write()
+    if folder is not None and dataset.test is not None:
+        save_value(dataset.test.sample(1024, seed).x, folder / "real.safetensors")
+    return Comparison(dataset.name, tuple(rows), folder)
+
+
+def _compare_one(
+    label: str, model: Any, data: Dataset, preset: str, max_time: float | None, max_steps: int | None, out: Path | None, seed: int, progress: bool
+) -> Row:
+    try:
+        fitted = fit(model, data, preset=preset, max_time=max_time, max_steps=max_steps, seed=seed, out=out, progress=progress)
+        evaluation = evaluate(fitted, seed=seed)
+    except (ManykinError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        return Row(label, data.name, error=str(error).splitlines()[0])
+    if out is not None:
+        (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=2))
+    begun = time.perf_counter()
+    fitted.model.sample(256, seed=seed)
+    return Row(
+        label, data.name, evaluation.metrics, str(fitted.density or "none"), seconds=float(fitted.result["seconds"]),
+        parameters=int(fitted.result["parameters"]), peak_memory_bytes=int(fitted.result["peak_memory_bytes"]),
+        sampling_seconds=time.perf_counter() - begun,
+    )  # fmt: skip
+
+
+def hold_out(data: Dataset, share: float, seed: int) -> Dataset:
+    """A data set with a share of its training rows as validation split.
+
+    Raises:
+        InvalidInput: for fewer than two rows.
+    """
+    n = len(data.train)
+    if n < 2:
+        raise InvalidInput(f"{data.name} has {n} row; expected at least 2 to hold one back for early stopping.")
+    order = torch.randperm(n, generator=generator(seed, "hold out"))
+    held = max(1, round(n * share))
+    return dataclasses.replace(data, train=data.train.select(order[held:].sort().values), val=data.train.select(order[:held].sort().values))
+
+
+def with_test(data: Dataset, seed: int) -> Dataset:
+    """A data set with a test split: its own, else a tenth of the training rows."""
+    if data.test is not None:
+        return data
+    split = hold_out(data, HOLDOUT, hash_seed(seed, "test"))
+    note = {**data.provenance, "split": f"{len(split.train)} training and {len(split.val or ())} test rows drawn with seed {seed}"}
+    return dataclasses.replace(split, test=split.val, val=data.val, provenance=note)
+
+
+def _distinct(labels: list[str]) -> list[str]:
+    """Names of run folders: a model that appears twice gets a number."""
+    seen: dict[str, int] = {}
+    result = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        result.append(label if seen[label] == 1 else f"{label}-{seen[label]}")
+    return result

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from manykin.errors import InvalidInput
+from manykin.errors import InvalidInput, Unsupported
 
 Value = Tensor | Mapping[str, Tensor]
 """A batch in some space: one tensor, or one tensor a field for a :class:`Record`."""
@@ -137,9 +137,10 @@ class Column:
         """Validate one column, shape (n,)."""
         where = f"{name}, column {self.name!r}"
         finite = torch.isfinite(values)
-        if not finite.all() and not (self.missing and not torch.isinf(values).any()):
-            remedy = "fill it or drop the row" if self.missing is False else "only NaN marks a missing value"
-            raise InvalidInput(f"{where} holds {_first(values, torch.isinf(values) if self.missing else ~finite)}; expected finite numbers: {remedy}.")
+        bad = torch.isinf(values) if self.missing else ~finite
+        if bad.any():
+            remedy = "only NaN marks a missing value" if self.missing else "fill it or drop the row"
+            raise InvalidInput(f"{where} holds {_first(values, bad)}; expected finite numbers: {remedy}.")
         if self.grid is None:
             return
         steps = (values[finite] - self.origin) / self.grid
@@ -454,11 +455,11 @@ def columns_of(space: Space, what: str | None = None) -> tuple[Column, ...]:
     """The space seen as table columns.
 
     Raises:
-        InvalidInput: for a space without columns (texts).
+        Unsupported: for a space without columns (texts).
     """
     columns = getattr(space, "columns", None)
     if columns is None:
-        raise InvalidInput(f"{what or space} cannot be seen as columns: {space} has none.")
+        raise Unsupported(f"{what or space} cannot be seen as columns: {space} has none.")
     return cast(tuple[Column, ...], columns)
 
 

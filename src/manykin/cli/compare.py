@@ -35,7 +35,7 @@ def command(
     for name in models:
         if name not in names():
             raise InvalidInput(f"model {name!r} is not known.{suggest(name, names())}")
-    from manykin.api import compare
+    from manykin.comparison import compare
 
     folder = out or free_folder(f"{data_label(data)}-compare")
     output.settings.folder = folder

@@ -19,7 +19,7 @@ DATA = "digits"
 @common
 def command(output: Output, out: Path | None, max_time: float, seed: int, force: bool) -> None:
     """Fit every model that takes pictures to 1,797 real handwritten digits, compare them, and write one report."""
-    from manykin.api import compare
+    from manykin.comparison import compare
     from manykin.report import write_report
 
     folder = out or free_folder("demo")

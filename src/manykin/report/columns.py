@@ -99,6 +99,8 @@ def standings(marks: Sequence[Mark], title: str, *, floor: float | None = None, 
     figure = new_figure(4.8, 0.8 + 0.36 * len(marks))
     axes = figure.add_subplot()
     low, high = _limits([mark.value for mark in marks] + ([floor] if floor is not None else []))
+    reach = [(mark.value - 2 * (mark.stderr or 0.0), mark.value + 2 * (mark.stderr or 0.0)) for mark in marks if mark.value <= high]
+    low, high = min([low, *(left for left, _ in reach)]), max([high, *(right for _, right in reach)])
     if floor is not None:
         axes.axvline(floor, color=INK, ls="--", lw=1, zorder=0)
         if band:
@@ -164,7 +166,7 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     """A scale that shows the better half in detail: what lies far behind is drawn at the edge with an arrow."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
-    middle = ordered[(len(ordered) - 1) // 2]
+    middle = ordered[len(ordered) // 2]
     reach = max(3 * (middle - low), 0.02 * abs(low), 1e-9)
     high = min(high, low + 4 * reach) if high - low > 8 * reach else high
     pad = 0.08 * (high - low) or 0.1 * abs(low) or 0.1

@@ -171,4 +171,5 @@ def _latent_density(ctx: Context, model: GenerativeModel, h: Tensor, c: Value | 
         shift[:, index] = step[index]
         ahead, behind = (cast(Encodes, model).encode((flat + side * shift).view_as(x), c).mean.flatten(1) for side in (1, -1))
         columns.append((ahead - behind) / (2 * step[index]))
-    return model.log_prob(x, c) - torch.linalg.slogdet(torch.stack(columns, dim=2)).logabsdet
+    volume: Tensor = torch.linalg.slogdet(torch.stack(columns, dim=2)).logabsdet
+    return model.log_prob(x, c) - volume

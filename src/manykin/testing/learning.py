@@ -1,5 +1,6 @@
 """Checks of learning: it helps, it repeats, it sees the training rows only."""
 
+import itertools
 from dataclasses import replace
 from typing import cast
 
@@ -86,7 +87,7 @@ def closed_form_monotone(ctx: Context) -> None:
         ctx.solve(model, phase)
         with torch.no_grad():
             values.append(float(model.log_prob(rows.x, rows.condition).mean()))
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in itertools.pairwise(values):
         require(
             after >= before - 1e-4 * (1 + abs(before)), f"a pass of phase {phase.name!r} lowers the mean log_prob from {before:.6g} to {after:.6g}"
         )
@@ -160,7 +161,7 @@ def scaling_from_train_only(ctx: Context) -> None:
     model = ctx.copy()
     kept = state_of(model)
     if is_repeatable(model):
-        model.log_prob(cast(Tensor, ctx.x) + 1, ctx.rows.condition)
+        model.log_prob(ctx.x + 1, ctx.rows.condition)
     names = [name for name in changed(kept, state_of(model)) if name in transform]
     require(not names, f"scoring other rows changes {', '.join(names)}")
 

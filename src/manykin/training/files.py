@@ -45,7 +45,7 @@ def sync_directory(path: Path) -> None:
 
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and wait until it is on the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         view = memoryview(content)
         while view:
@@ -78,7 +78,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: str | Non
 
     ``metadata`` is one string: a header of several keys has no fixed order, and equal weights shall be equal bytes.
     """
+    path.touch()
+    mode = path.stat().st_mode
     save_file(_separate(tensors), path, {"manykin": metadata} if metadata is not None else None)
+    path.chmod(mode)  # The library renames a private temporary file; others may read what they may read elsewhere.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -87,14 +90,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: str | Non
 
 
 def replace_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: str | None = None) -> None:
-    """Replace a safetensors file atomically and durably."""
+    """Replace a safetensors file atomically and durably.
+
+    It is written in a folder of its own beside its place, because the library leaves temporary files of unforeseeable names where it is killed.
+    """
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        write_tensors(beside, tensors, metadata)
-        os.replace(beside, path)
+        remove(beside)
+        beside.mkdir()
+        write_tensors(beside / path.name, tensors, metadata)
+        os.replace(beside / path.name, path)
+        remove(beside)
     except BaseException:
         with suppress(OSError):
-            beside.unlink()
+            remove(beside)
         raise
     sync_directory(path.parent)
 

@@ -190,11 +190,12 @@ class Trainer:
         for runner in self.state.runners:
             runner.check()
         line: dict[str, Any] = {}
-        if ended or step % plan.log_every == 0 or self._done():
+        reporting = ended or step % plan.log_every == 0 or self._done()
+        if reporting:
             line |= self.keeper.report()
         if self.setup.validation is not None and (self._evaluation_due(ended) or self._done()):
             line |= self._evaluate()
-        if line:
+        if line or reporting:
             self.keeper.write(line)
         if plan.sample_every is not None and step % plan.sample_every == 0:
             self.keeper.sample(self.seed)

@@ -50,7 +50,7 @@ def _check(x: Value, known: Tensor) -> Tensor:
         what = f"a tensor of {known.dtype} {tuple(known.shape)}" if isinstance(known, Tensor) else f"a {type(known).__name__}"
         raise InvalidInput(f"known is {what}; expected a boolean tensor of shape {tuple(x.shape)}, True where x is known.")
     if x.dim() == 0 or count(x) == 0:
-        raise InvalidInput(f"x has shape {tuple(x.shape)}; expected at least one example to complete.")
+        raise InvalidInput(f"x of shape {tuple(x.shape)} is empty; expected at least one example to complete.")
     return x
 
 

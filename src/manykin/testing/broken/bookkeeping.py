@@ -116,7 +116,7 @@ class DetachedMean(GaussianOracle):
 
     def loss(self, batch: Batch) -> Tensor:
         z, ldj = self.to_model_space(batch.x)
-        h = torch.linalg.solve_triangular(self.factor(), (z - self.mean.detach()).T, upper=False).T
+        h: Tensor = torch.linalg.solve_triangular(self.factor(), (z - self.mean.detach()).T, upper=False).T
         return 0.5 * (h**2).sum(1) + self.factor().diagonal().log().sum() - ldj
 
 

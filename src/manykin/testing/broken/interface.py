@@ -258,7 +258,7 @@ class NeedsManyRows(GaussianOracle):
     """Its data-dependent start takes 32 rows for granted."""
 
     def initialise(self, sample: Batch) -> None:
-        self.mean.copy_(cast(Tensor, self.to_model_space(sample.x)[0])[:32].view(32, self.size).mean(0))
+        self.mean.copy_(self.to_model_space(sample.x)[0][:32].view(32, self.size).mean(0))
 
 
 @caught_by("condition-used", condition=Labels(3))

@@ -164,10 +164,10 @@ class ForgetsOnMove(GaussianOracle):
     """Draws its weights anew when it is moved."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        moved = super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self.mean.add_(1.0)
-        return moved
+        return self
 
 
 @caught_by("built-without-memory")

@@ -67,7 +67,8 @@ class GaussianOracle(GenerativeModel):
 
     def code(self, z: Tensor, condition: Value | None) -> Tensor:
         """h = L^-1 (z - m_c)."""
-        return torch.linalg.solve_triangular(self.factor(), (z - self.centre(condition, len(z))).T, upper=False).T
+        h: Tensor = torch.linalg.solve_triangular(self.factor(), (z - self.centre(condition, len(z))).T, upper=False).T
+        return h
 
     def push(self, h: Tensor, condition: Value | None) -> Tensor:
         """z = m_c + L h."""

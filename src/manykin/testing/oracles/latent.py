@@ -78,8 +78,9 @@ class LinearVAE(GenerativeModel):
         weight = self.decoder.weight
         cover = weight @ weight.T + self.log_noise.exp() ** 2 * torch.eye(len(weight), dtype=weight.dtype)
         rest = z - self.decoder.bias
-        distance = (rest * torch.linalg.solve(cover, rest.T).T).sum(1)
-        return -0.5 * (distance + torch.linalg.slogdet(2 * math.pi * cover).logabsdet).double() + ldj
+        distance: Tensor = (rest * torch.linalg.solve(cover, rest.T).T).sum(1)
+        volume: Tensor = torch.linalg.slogdet(2 * math.pi * cover).logabsdet
+        return -0.5 * (distance + volume).double() + ldj
 
     def log_weights(self, x: Value, k: int, condition: Value | None = None, *, seed: int = 0) -> Tensor:
         z, ldj, _ = self.prepare(x, condition)
