@@ -27,12 +27,14 @@ SAMPLES = 64
 class Keeper:
     """Writes for a run, from the first process only; without a folder, keeps the log in memory."""
 
-    def __init__(self, run: RunFolder | None, setup: Setup, state: State, resumed: bool, progress: Callable[[TrainState], None] | None) -> None:
+    def __init__(
+        self, run: RunFolder | None, setup: Setup, state: State, resumed: bool, progress: Callable[[TrainState], None] | None, began: float
+    ) -> None:
         self.run, self.setup, self.state, self.progress = run, setup, state, progress
         self.leads = run if setup.leader else None
         lines = self.leads.metrics() if self.leads is not None and resumed else []
         self.log = Log(None if self.leads is None else self.leads.metrics_file, lines)
-        self.began = time.perf_counter()
+        self.began = began
         self.before = 0.0
         self.save_seconds = 0.0
         self._shown: tuple[float, int, float] | None = None

@@ -6,7 +6,7 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from manykin.training.device import rank
 from manykin.training.files import remove, replace_file, replace_tensors, write_json, writing
 from manykin.training.layout import FORMAT, REQUIRED, brief, check_config, check_keys
 from manykin.training.lock import Lock
-from manykin.training.weights import load_weights, model_tensors
+from manykin.training.weights import check_layout, load_weights, model_tensors, read_layout
 
 CONFIG, MODEL, METRICS, CARD, LOCK = "config.json", "model.safetensors", "metrics.jsonl", "README.md", ".lock"
 LEFTOVERS = (LOCK, *(f".{name}.tmp" for name in (CONFIG, MODEL, METRICS, CARD)))
@@ -84,6 +84,7 @@ class RunFolder:
             InvalidInput: where another process has it.
         """
         if self.writable and self._lock is None:
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.path / LOCK)
 
     def release(self) -> None:
@@ -194,6 +195,17 @@ class RunFolder:
         config = self.read_config()
         self.check_model(model, config)
         load_weights(model, self.model_file, config["sizes"])
+
+    def load_model(self, build: Callable[[], GenerativeModel]) -> GenerativeModel:
+        """Build the recorded model and fill it; nothing is allocated before the stored tensors are known to fit it.
+
+        Raises:
+            CheckpointMismatch: where the model, its space or its tensors are not the recorded ones.
+        """
+        check_layout(build, read_layout(self.model_file), self.read_config()["sizes"], self.model_file)
+        model = build()
+        self.fill_model(model)
+        return model
 
     def check_model(self, model: GenerativeModel, config: Mapping[str, Any]) -> None:
         """Refuse a model that is not the recorded one.

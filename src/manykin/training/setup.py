@@ -20,7 +20,7 @@ from manykin.training.runfolder import RunFolder, describe_model
 from manykin.training.runners import RUNNERS, ClosedFormRunner, Context
 from manykin.training.state import State, statistics_of
 from manykin.training.validation import Validation
-from manykin.training.weights import check_sizes, model_tensors, read_layout
+from manykin.training.weights import check_layout, model_tensors, read_layout
 
 HOLDOUT = 10
 """One row of so many is held back where patience needs validation rows and the data bring none."""
@@ -92,14 +92,18 @@ class Setup:
         sizes = folder.read_config()["sizes"]
         if sizes:
             path = folder.checkpoints / str(checkpoint.last_step(folder.checkpoints)) / "weights.safetensors"
-            check_sizes(self.model, read_layout(path), sizes, path)
+            stored = {name: entry for name, entry in read_layout(path).items() if name not in statistics_of(list(self.model.phases()))}
+            check_layout(self._twin, stored, sizes, path)
             self.model.allocate(sizes)
+
+    def _twin(self) -> GenerativeModel:
+        return type(self.model)(self.model.config, self.model.space, self.model.condition)
 
     def record(self, run: RunFolder, max_steps: int | None) -> None:
         """Write down what is decided: sizes, and the options with the number of steps."""
         known = run.read_config() if run.begun else {**describe_model(self.model), "seed": self.seed, "data": dict(self.data.provenance)}
         training = {**self.options.to_json(), "max_steps": max_steps}
-        run.write_config({**known, "sizes": dict(self.model.sizes), "seed": self.seed, "training": training})
+        run.write_config({**known, "sizes": dict(self.model.sizes), "seed": self.seed, "training": training, "result": {}})
 
     def record_steps(self, run: RunFolder, max_steps: int) -> None:
         """Write down the number of steps that a time limit has become."""

@@ -34,6 +34,7 @@ class Trainer:
     def __init__(self, model: GenerativeModel, data: Dataset, options: TrainOptions, seed: int, run: RunFolder | None, signals: Signals) -> None:
         self.model, self.options, self.seed, self.run, self.signals = model, options, seed, run, signals
         self.setup = Setup(model, data, options, seed)
+        self.began = time.perf_counter()
         reset_peak_memory(self.setup.device)
 
     def train(self, resume: bool, progress: Callable[[TrainState], None] | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -56,7 +57,7 @@ class Trainer:
         self.guard = Guard(self.state)
         self.gradient = not self.state.context.stepwise
         self.constant = is_constant(self.options)
-        self.keeper = Keeper(run, self.setup, self.state, resumed, progress)
+        self.keeper = Keeper(run, self.setup, self.state, resumed, progress, self.began)
         if resumed:
             self._resume()
         self._plan(self.options.max_steps)

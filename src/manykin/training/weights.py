@@ -1,6 +1,6 @@
 """Weights between a model and safetensors files, checked by name, shape and type before any memory is taken."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ _DTYPES = {
     "U32": torch.uint32, "U64": torch.uint64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
     "C64": torch.complex64,
 }  # fmt: skip
+
+_ANY = torch.bits8
 
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and type of each tensor by name."""
@@ -43,7 +45,7 @@ def read_layout(path: Path) -> Layout:
     with opened(path) as file:
         names = file.keys()
         parts = {name: file.get_slice(name) for name in names}
-        return {name: (tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), torch.bits8)) for name, part in parts.items()}
+        return {name: (tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), _ANY)) for name, part in parts.items()}
 
 
 def opened(path: Path) -> Any:
@@ -108,33 +110,41 @@ def load_weights(model: GenerativeModel, path: Path, sizes: Mapping[str, int] | 
     Raises:
         CheckpointMismatch: where the file is missing or damaged, or its tensors are not this model's; names the tensor.
     """
-    stored = read_layout(path)
     if sizes and dict(sizes) != model.sizes:
-        check_sizes(model, stored, sizes, path)
+        check_layout(lambda: type(model)(model.config, model.space, model.condition), read_layout(path), sizes, path)
         model.allocate(sizes)
-    compare(stored, layout(model_tensors(model)), path)
     read_into(path, model_tensors(model))
 
 
-def check_sizes(model: GenerativeModel, stored: Layout, sizes: Mapping[str, int], path: Path) -> None:
-    """Refuse recorded sizes that do not belong to the stored tensors, without taking memory for them.
+def check_layout(build: Callable[[], GenerativeModel], stored: Layout, sizes: Mapping[str, int], path: Path) -> None:
+    """Refuse a config or sizes that do not belong to the stored tensors, without taking memory for them.
+
+    Args:
+        build: constructs the model; called on the ``meta`` device.
+        stored: the tensors of the file, from its header.
+        sizes: what the config records.
+        path: the file, for messages.
 
     Raises:
-        CheckpointMismatch: naming the first tensor that differs.
+        CheckpointMismatch: naming the first size or tensor that does not fit.
     """
-    most = max([1, *(torch.Size(shape).numel() for shape, _ in stored.values())])
+    most = max([1 << 16, *(torch.Size(shape).numel() for shape, _ in stored.values())])
     for key, value in sizes.items():
-        if value > max(most, 1 << 16):
+        if value > most:
             raise CheckpointMismatch(f"{path}: sizes.{key} = {value} in config.json does not fit the stored tensors (at most {most} entries).")
     try:
         with torch.device("meta"):
-            twin = type(model)(model.config, model.space, model.condition)
+            twin = build()
             twin.allocate(sizes)
     except (RuntimeError, NotImplementedError):
         return  # The constructor computes with values, which a tensor without memory does not have; the bound above has to do.
-    expected = {name: (shape, stored[name][1] if name in stored else dtype) for name, (shape, dtype) in layout(model_tensors(twin)).items()}
-    compare({name: entry for name, entry in stored.items() if name in expected}, expected, path)
+    # Types are compared once the model is real: constructors may choose theirs from values.
+    compare({name: (shape, _ANY) for name, (shape, _) in stored.items()}, {name: (shape, _ANY) for name, (shape, _) in _of(twin).items()}, path)
+
+
+def _of(model: GenerativeModel) -> Layout:
+    return layout(model_tensors(model))
 
 
 def _shown(entry: tuple[tuple[int, ...], torch.dtype]) -> str:
-    return f"{str(entry[1]).removeprefix('torch.')}{list(entry[0])}"
+    return f"{'' if entry[1] is _ANY else str(entry[1]).removeprefix('torch.')}{list(entry[0])}"
