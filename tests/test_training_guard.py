@@ -5,10 +5,12 @@ import signal
 import pytest
 import torch
 
-from manykin.errors import TrainingFailed
+from manykin.errors import ManykinWarning, TrainingFailed
 from manykin.training import Interrupted, RunFolder, TrainOptions, train
 from manykin.training.device import choose_precision
 from training_models import blobs, build
+
+pytestmark = pytest.mark.filterwarnings("ignore:Diverged at step:manykin.errors.ManykinWarning")
 
 
 def poisoned(at, what="loss", always=False, limit=None):
@@ -41,7 +43,8 @@ def _explode(model):
 @pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
 def test_one_bad_step_goes_back_with_half_the_rate(what):
     model, data = poisoned(130, what)
-    result = train(model, data, TrainOptions(max_steps=300, save_every=50, lr=0.01))
+    with pytest.warns(ManykinWarning, match="Diverged at step 130 in phase 'main'.*back to step 100"):
+        result = train(model, data, TrainOptions(max_steps=300, save_every=50, lr=0.01))
     events = [line for line in result.history if "event" in line]
     assert len(events) == 1
     assert events[0]["step"] == 100
@@ -146,7 +149,6 @@ def test_a_solution_that_is_not_a_number_fails():
 
 
 def test_bf16_falls_back_where_the_hardware_lacks_it(monkeypatch):
-    from manykin.errors import ManykinWarning
     from manykin.training import device
 
     assert choose_precision("auto", torch.device("cpu")) == "32-true"

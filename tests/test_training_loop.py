@@ -130,6 +130,18 @@ def test_phases_touch_only_their_own_parameters():
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
+def test_a_parameter_that_no_phase_names_gathers_no_gradient():
+    data = blobs()
+    model = build("GradientGaussian", data)
+    model.phases = lambda: [Gradient("mean", params="mean")]
+    flags = []
+    model.loss = lambda batch: (flags.append((model.mean.requires_grad, model.log_std.requires_grad)), type(model).loss(model, batch))[1]
+    train(model, data, TrainOptions(max_steps=2))
+    assert flags == [(True, False)] * 2
+    assert model.log_std.requires_grad
+    assert torch.equal(model.log_std, torch.ones(2))
+
+
 def test_a_parameter_that_the_model_froze_stays_frozen():
     data = blobs()
     model = build("GradientGaussian", data)
@@ -272,6 +284,29 @@ def test_progress_is_told_the_end_and_the_bar_is_silent_off_a_terminal(capsys):
     assert (states[-1].step, states[-1].max_steps) == (50, 50)
     assert states[-1].metrics["loss"]
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_shows_steps_rate_and_loss_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress_bar("my model") as show:
+        show(TrainState(7, 50, 12.5, 3.4, {"loss": 1.25}))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "my model" in err
+    assert "7/50" in err
+    assert "12.5 steps/s loss 1.25" in err
+
+
+def test_parameters_of_two_precisions_train_together():
+    data = blobs()
+    model = build("NoisyFlow", data)
+    model.extra = torch.nn.ParameterList([torch.ones((), dtype=torch.float64)])
+    model.loss = lambda batch: type(model).loss(model, batch) + (model.extra[0] - 3) ** 2
+    train(model, data, TrainOptions(max_steps=50, lr=0.1, clip=5.0))
+    assert model.extra[0].dtype == torch.float64
+    assert model.extra[0].item() == pytest.approx(3, abs=0.5)
 
 
 def test_training_works_outside_the_main_thread():

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from manykin.config import Config, option
-from manykin.contract import EXACT, ClosedForm, GenerativeModel, Gradient, Optim, Progress
+from manykin.contract import EXACT, ClosedForm, GenerativeModel, Gradient, Optim, Preset, Progress
 from manykin.data.dataset import Dataset, Rows
+from manykin.models import get
 from manykin.random import generator
 from manykin.spaces import Labels, Vector
 from manykin.transforms import Support
@@ -240,10 +241,12 @@ MODELS = {cls.__name__: cls for cls in (GradientGaussian, NoisyFlow, TinyGan, Ti
 
 
 def build(name, data, seed=0, **options):
-    """A model with seeded initial weights."""
-    cls = MODELS[name]
+    """A model with seeded initial weights: one of those above, or one of the package's by name, in its tiny preset."""
+    cls = MODELS.get(name) or get(name)
+    preset = cls.presets["tiny"] if name not in MODELS else Preset()
+    preset = preset if isinstance(preset, Preset) else preset(data.space, len(data.train))
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = cls(cls.config_class(**options), data.space, data.condition)
+    model = cls(cls.config_class.from_json({**preset.model, **options}), data.space, data.condition)
     torch.set_rng_state(state)
     return model

@@ -15,6 +15,7 @@ from manykin.data.dataset import Dataset, Rows
 from manykin.data.forms import Form
 from manykin.errors import CheckpointMismatch, InvalidInput, Unsupported
 from manykin.models import get, name_of
+from manykin.random import hash_seed
 from manykin.spaces import Image, Labels, Space, Table, Value, Vector, count, space_from_json, take
 from manykin.training import RunFolder
 
@@ -75,7 +76,7 @@ class Fitted:
         c = self._conditions(condition, count(values))
         with torch.no_grad():
             parts = [
-                self.model.log_prob(take(values, rows), None if c is None else take(c, rows), seed=seed + rows.start)
+                self.model.log_prob(take(values, rows), None if c is None else take(c, rows), seed=_chunk_seed(seed, rows))
                 for rows in _chunks(count(values))
             ]
         return _like(torch.cat(parts), x)
@@ -84,7 +85,7 @@ class Fitted:
         """log p(x) of a model conditional on labels, summed over the classes by their training frequencies, shape (n,)."""
         values = self.form.encode(x, self.space)
         with torch.no_grad():
-            parts = [self.model.marginal_log_prob(take(values, rows), seed=seed + rows.start) for rows in _chunks(count(values))]
+            parts = [self.model.marginal_log_prob(take(values, rows), seed=_chunk_seed(seed, rows)) for rows in _chunks(count(values))]
         return _like(torch.cat(parts), x)
 
     def encode(self, x: Any, condition: Any = None) -> Distribution:
@@ -308,6 +309,11 @@ def _mask(known: Any, form: Form, space: Space, n: int) -> Tensor:
 
 def _chunks(n: int) -> list[slice]:
     return [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+
+
+def _chunk_seed(seed: int, rows: slice) -> int:
+    """A seed of its own for every chunk, the user's own for the first."""
+    return hash_seed(seed, rows.start) if rows.start else seed
 
 
 def _like(result: Tensor, given: Any) -> Any:

@@ -90,7 +90,7 @@ def density_2d(
     density = np.exp(np.nan_to_num(values - np.nanmax(np.where(np.isfinite(values), values, -np.inf), initial=-745.0), nan=-745.0, neginf=-745.0))
     levels = _mass_levels(density)
     field = density.reshape(resolution, resolution)
-    if len(levels) > 1 and field.max() > 0:
+    if levels:
         _fill(axes, xs.numpy(), ys.numpy(), field, levels, colour)
     scatter(axes, data[:points], REAL)
     axes.set_xlim(float(low[0]), float(high[0]))
@@ -186,13 +186,14 @@ def _hue(turn: float) -> tuple[int, int, int]:
 
 
 def _mass_levels(density: Array) -> list[float]:
-    """Thresholds of the highest-density regions that hold each of :data:`MASSES`, rising, distinct."""
+    """Thresholds of the highest-density regions that hold each of :data:`MASSES`, rising, distinct; half the height of a flat density."""
     ordered = np.sort(density)[::-1]
     mass = np.cumsum(ordered)
     if not mass[-1] > 0:
         return []
     levels = [float(ordered[min(int(np.searchsorted(mass, share * mass[-1])), len(ordered) - 1)]) for share in MASSES]
-    return sorted({level for level in levels if level > 0})
+    distinct = [level for level, below in zip(sorted(levels), [0.0, *sorted(levels)], strict=False) if level > 1.01 * below]
+    return distinct if len(distinct) > 1 else [level / 2 for level in distinct]
 
 
 def _fill(axes: "Axes", xs: Array, ys: Array, field: Array, levels: list[float], colour: str) -> None:

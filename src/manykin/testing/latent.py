@@ -144,7 +144,7 @@ def log_det_matches_jacobian(ctx: Context) -> None:
     g = torch.Generator().manual_seed(3)
     moved, start = h, _latent_density(ctx, model, h, c)
     now = start
-    for _ in range(20 if ctx.full else 8):
+    for _ in range(40 if ctx.full else 8):
         proposed = moved + 1.2 * torch.randn(h.shape, generator=g, dtype=torch.float64) * h.std() / math.sqrt(h[0].numel())
         ahead = _latent_density(ctx, model, proposed, c)
         taken = torch.rand(n, generator=g, dtype=torch.float64).log() < ahead - now

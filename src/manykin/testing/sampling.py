@@ -28,7 +28,7 @@ check = Topic("sampling")
 @check(when=has_mass)
 def samples_match_density(ctx: Context) -> None:
     """Counts of samples in cells agree with the density integrated over the cells (chi-square)."""
-    n = 8192 if ctx.full else 3072
+    n = 20_000 if ctx.full else 3072
     for condition in ctx.condition_values():
         c = None if condition is None else take(condition, torch.zeros(n, dtype=torch.long))
         x = cast(Tensor, ctx.model.sample(n, c, seed=11))
@@ -74,7 +74,7 @@ def metropolis_keeps_samples(ctx: Context) -> None:
         start = now = model._log_prob(z, c).double()
         outside = int((start == -math.inf).sum())
         require(outside == 0, f"{outside} of {len(z)} samples have density zero under the model itself")
-        for step in range(40 if ctx.full else 12):
+        for step in range(60 if ctx.full else 12):
             g = torch.Generator().manual_seed(step)
             proposed = _propose(moved, space, z, g)
             ahead = model._log_prob(proposed, c).double()

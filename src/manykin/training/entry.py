@@ -15,7 +15,7 @@ from manykin.training.options import TrainOptions
 from manykin.training.progress import TrainState
 from manykin.training.resume import resumed_options
 from manykin.training.runfolder import RunFolder
-from manykin.training.signals import Signals
+from manykin.training.signals import Interrupted, Signals
 from manykin.training.trainer import Trainer
 
 
@@ -76,6 +76,8 @@ def train(
             stack.enter_context(seeded(hash_seed(seed, "train")))
             stack.enter_context(_unvalidated())
             result, history = Trainer(model, data, options, seed, run, signals).train(resume, progress)
+            if signals.received:
+                raise Interrupted("Interrupted after the last step: this run is complete.")
             return TrainResult(**result, history=history)
     finally:
         if run is not None:

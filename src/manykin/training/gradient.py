@@ -93,6 +93,8 @@ class GradientRunner:
                 with self.autocast():
                     losses = self.loss(batch)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            if context.parallel:  # The others wait for this process's sum: let it tell them.
+                return torch.tensor(math.nan, dtype=torch.float64, device=context.source.device)
             raise Diverged(self.name, f"the loss cannot be computed ({str(error).splitlines()[0]})") from error
         if losses.dim() != 1 or not losses.requires_grad:
             raise ManykinError(self._misfit(losses))

@@ -51,8 +51,6 @@ class TrainOptions(Config):
         return type(self).from_json({**preset, **{key: value for key, value in self.to_json().items() if value is not None}})
 
 
-def every(option: int | None, max_steps: int | None, share: int) -> int:
-    """An interval in steps: the user's own, else ``max_steps / share``; without either, a tenth of the share."""
-    if option is not None:
-        return option
-    return max(1, share // 10) if max_steps is None else -(-max_steps // share)
+def every(option: int | None, max_steps: int, share: int) -> int:
+    """An interval in steps: the user's own, else ``max_steps / share``, rounded up."""
+    return option if option is not None else -(-max_steps // share)

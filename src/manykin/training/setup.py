@@ -58,6 +58,9 @@ class Setup:
         running = [phase for phase in phases if phase not in self.closing]
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         context = self._context(gradients)
+        trained = {id(parameter) for stepper in context.steppers.values() for parameter in stepper.parameters}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)  # What no phase names would gather gradients for nothing.
         runners = [RUNNERS[type(phase)](phase, context) for phase in running]
         average = Average(model, self.options.ema) if self.options.ema is not None and gradients else None
         if self.val is not None:
@@ -92,7 +95,8 @@ class Setup:
         sizes = folder.read_config()["sizes"]
         if sizes:
             path = folder.checkpoints / str(checkpoint.last_step(folder.checkpoints)) / "weights.safetensors"
-            stored = {name: entry for name, entry in read_layout(path).items() if name not in statistics_of(list(self.model.phases()))}
+            besides = set(statistics_of(list(self.model.phases()))) - set(self.model.state_dict())
+            stored = {name: entry for name, entry in read_layout(path).items() if name not in besides}
             check_layout(self._twin, stored, sizes, path)
             self.model.allocate(sizes)
 

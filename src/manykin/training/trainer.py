@@ -5,12 +5,14 @@ function of (seed, step, phase, repeat, micro-batch), a batch's rows of (seed, e
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 from manykin.contract import ClosedForm, GenerativeModel
 from manykin.data.dataset import Dataset
+from manykin.errors import ManykinWarning
 from manykin.training import checkpoint
 from manykin.training.device import reset_peak_memory
 from manykin.training.guard import Guard
@@ -191,12 +193,11 @@ class Trainer:
         for runner in self.state.runners:
             runner.check()
         line: dict[str, Any] = {}
-        reporting = ended or step % plan.log_every == 0 or self._done()
-        if reporting:
+        if ended or step % plan.log_every == 0 or self._done():
             line |= self.keeper.report()
         if self.setup.validation is not None and (self._evaluation_due(ended) or self._done()):
             line |= self._evaluate()
-        if line or reporting:
+        if line or ended or self._done():
             self.keeper.write(line)
         if plan.sample_every is not None and step % plan.sample_every == 0:
             self.keeper.sample(self.seed)
@@ -248,6 +249,8 @@ class Trainer:
         self.next_event = self.plan.next_event(self.state.counters.step)
         self.keeper.log.cut(self.state.counters.step)
         self.keeper.write({"event": event})
+        if self.setup.leader:
+            warnings.warn(f"{event[0].upper()}{event[1:]}.", ManykinWarning, stacklevel=2)
 
     def _told_to_stop(self) -> bool:
         if not self.state.context.parallel:
@@ -261,7 +264,7 @@ class Trainer:
             raise Interrupted(f"Interrupted at step {step} of {of}; nothing is saved, since no run folder (--out) was given.")
         if self.options.max_time is None:
             self.keeper.save(self.options, self.guard.elsewhere)
-        raise Interrupted(f"Interrupted at step {step} of {of} and saved in {self.run.path}; the same command with --resume goes on.")
+        raise Interrupted(f"Interrupted at step {step} of {of} and saved in {self.run.path}; --resume goes on from there.")
 
     # The end.
 

@@ -11,7 +11,7 @@ from manykin.config import option
 from manykin.contract import Batch, Config, Sampler
 from manykin.spaces import Space, Value
 from manykin.testing.broken.registry import caught_by
-from manykin.testing.oracles import GaussianOracle, OracleConfig
+from manykin.testing.oracles import GaussianOracle, KernelOracle, OracleConfig
 
 
 @caught_by("saved-is-all")
@@ -50,6 +50,15 @@ class LateBuffer(GaussianOracle):
 
     def initialise(self, sample: Batch) -> None:
         self.register_buffer("seen", torch.zeros(len(sample), dtype=torch.float64))
+
+
+@caught_by("shapes-follow-config")
+class ForgetsSize(KernelOracle):
+    """Keeps as many rows as it finds and does not write their number down."""
+
+    def initialise(self, sample: Batch) -> None:
+        super().initialise(sample)
+        self.sizes.clear()
 
 
 @caught_by("state-is-tensors")

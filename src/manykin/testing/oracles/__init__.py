@@ -9,10 +9,11 @@ from manykin.spaces import Column, Labels, Space, Table, Tokens, Vector
 from manykin.testing.oracles.discrete import MarkovOracle, TableOracle
 from manykin.testing.oracles.gaussian import EnergyOracle, GaussianOracle, OracleConfig
 from manykin.testing.oracles.latent import GanOracle, LinearVAE, MixtureOracle
+from manykin.testing.oracles.rows import KernelOracle
 
 __all__ = [
-    "ORACLES", "SMALL_TABLE", "EnergyOracle", "GanOracle", "GaussianOracle", "LinearVAE", "MarkovOracle", "MixtureOracle", "OracleConfig",
-    "TableOracle", "oracle",
+    "ORACLES", "SMALL_TABLE", "EnergyOracle", "GanOracle", "GaussianOracle", "KernelOracle", "LinearVAE", "MarkovOracle", "MixtureOracle",
+    "OracleConfig", "TableOracle", "oracle",
 ]  # fmt: skip
 
 SMALL_TABLE = Table(
@@ -35,6 +36,7 @@ ORACLES: dict[str, tuple[type[GenerativeModel], Space, Space | None]] = {
     "table-by-label": (TableOracle, Vector(2, levels=3), Labels(2)),
     "mixture": (MixtureOracle, Vector(1), None),
     "mixture-on-levels": (MixtureOracle, Vector(2, levels=5), None),
+    "kernels": (KernelOracle, Vector(2), None),
     "strings": (MarkovOracle, Tokens(4, 5, end=0), None),
     "stream": (MarkovOracle, Tokens(3, 4), None),
     "gan": (GanOracle, Vector(2), None),
