@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import manykin as mk
@@ -93,6 +94,26 @@ def _components(name: str, k: int) -> dict[str, int]:
     return {"n_components": k} if any(info.name == "n_components" for info in options(get(name).config_class)) else {}
 
 
+def readme(path: Path) -> None:
+    """The picture of the README: real digits and those of three families, and a flow on two moons."""
+    names = {"mixture": "mixture", "vae": "variational autoencoder", "gan": "adversarial"}
+    digits = {title: mk.fit(name, "digits", seed=0).model.sample(36, seed=0) for name, title in names.items()}
+    held_out = mk.load_data("digits").test
+    assert held_out is not None
+    figure = new_figure(12, 3.0)
+    for index, (title, sheet) in enumerate({"real digits": held_out.sample(36, 0).x, **digits}.items()):
+        axes = figure.add_subplot(1, 5, index + 1)
+        axes.imshow(np.asarray(pictures.grid(sheet, columns=6, levels=17)))
+        axes.set_title(title)
+        pictures.quiet(axes)
+    axes = figure.add_subplot(1, 5, 5)
+    moons = mk.load_data("two-moons").train.sample(500, 0).x
+    pictures.density_2d(mk.fit("realnvp", "two-moons", seed=0).model.log_prob, moons, axes)
+    axes.set_title("flow")
+    pictures.quiet(axes)
+    png(figure, path)
+
+
 PICTURES: dict[str, Callable[[Path], None]] = {
     "explicit.png": explicit, "implicit.png": implicit, "digits.png": digits, "maximum-likelihood.png": maximum_likelihood, "toys.png": toy_sets,
 }  # fmt: skip
@@ -139,3 +160,8 @@ def _model_reference() -> str:
         rows += [f"| `{info.name}` | `{info.default}` | {info.expected()} | {info.help} |" for info in options(config)]
         parts.append(f"### {name}\n\n```{{eval-rst}}\n.. autoclass:: {module}.{attribute}\n```\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    with style(page=False):
+        readme(Path(__file__).parent / "readme.png")
