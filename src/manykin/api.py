@@ -24,6 +24,7 @@ from manykin.random import hash_seed, seeded
 from manykin.spaces import Space, Value
 from manykin.training import RunFolder, TrainOptions, TrainResult, train
 from manykin.training.device import choose_device
+from manykin.training.runfolder import CARD
 
 
 @dataclass
@@ -112,7 +113,7 @@ def fit(
         max_steps: optimizer steps, or batches visited by closed-form models.
         max_time: seconds; fixed as a number of steps after the first fifty.
         seed: of initial weights, batches and every draw; equal seeds give equal models.
-        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
+        device: ``cpu``, ``cuda``, ``mps``, or ``auto`` for CUDA where there is one and the CPU elsewhere.
         precision: ``32``, ``bf16`` or ``auto``.
         out: a run folder to write; None keeps everything in memory.
         resume: go on with an interrupted run in ``out``; the result is bit-identical to an uninterrupted one.
@@ -140,6 +141,8 @@ def carry_out(decided: Plan, *, out: str | Path | None = None, resume: bool = Fa
         if run.finished:
             fitted = from_pretrained(run.path)
             fitted.data = decided.data
+            if not (run.path / CARD).is_file():
+                _finish(run, fitted)
             return fitted
     elif run is not None:
         run.write_config(decided.config())

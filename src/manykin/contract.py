@@ -96,7 +96,7 @@ class Gradient:
     """Minimise the mean of method ``loss`` (batch -> per-example losses, shape (n,)) over the parameters whose names start with ``params``.
 
     All other parameters are frozen meanwhile. ``repeat``: optimizer steps a training step, each on a batch of its own. ``every``: run only at
-    every so many training steps. Phases with the same ``params`` share one optimizer.
+    every so many training steps. Phases with the same ``params`` share one optimizer, that of the first of them.
     """
 
     name: str
@@ -158,6 +158,9 @@ class GenerativeModel(nn.Module, ABC):
     ``super().__init__(config, space, condition)`` before it builds its networks for ``self.model_space``. Every tensor's shape must be a
     function of the config, the spaces and ``sizes``: loading is constructing and filling.
 
+    ``progress`` is the share of training that is done, from 0 to 1: the trainer sets it before each step as a function of the step, so that a
+    warm-up inside a loss needs no counter of its own and resumes exactly; it is 1 outside training.
+
     Args:
         config: an instance of :attr:`config_class`, or None for the defaults.
         space: the data space.
@@ -189,6 +192,7 @@ class GenerativeModel(nn.Module, ABC):
         self.condition = condition
         self.sizes: dict[str, int] = {}
         self.notes: dict[str, Tensor] = {}
+        self.progress = 1.0
         if condition is not None and not isinstance(condition, self.accepts.condition):
             names = " or ".join(kind.__name__ for kind in self.accepts.condition)
             expected = f"expected {names}" if names else "it takes no condition"
@@ -267,6 +271,9 @@ class GenerativeModel(nn.Module, ABC):
     @final
     def log_prob(self, x: Value, condition: Value | None = None, *, seed: int = 0) -> Tensor:
         """Log density in nats of each example, in the user's own units, shape (n,), float64; differentiable in real-valued x.
+
+        A missing value (NaN, where the space allows it) is an outcome of its own: the value behind it is integrated out, and the probability of
+        being missing counts as a factor, so that all outcomes together have mass one.
 
         Raises:
             NoDensity: for an implicit model.

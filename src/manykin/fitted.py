@@ -232,10 +232,9 @@ def from_pretrained(path: str | Path, *, revision: str | None = None, token: str
         options = cls.config_class.from_json(_key(config, "model", "config"))
         space = space_from_json(_key(config, "space"))
         condition = None if config.get("condition") is None else space_from_json(config["condition"])
-        model = cls(options, space, condition)
+        model = run.load_model(lambda: cls(options, space, condition))
     except (InvalidInput, TypeError) as error:
         raise CheckpointMismatch(f"{run.path / 'config.json'} does not describe a model that this version can build: {error}") from error
-    run.fill_model(model)
     return Fitted(
         model, str(name), Form.from_json(_key(config, "form")), config.get("data", {}), int(config.get("seed", 0)), config.get("training", {}),
         config.get("result") or {}, run.metrics(), run.path,

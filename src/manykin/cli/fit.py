@@ -78,8 +78,6 @@ def command(
     output.settings.folder, output.settings.resume = folder, _resume_command(ctx.meta[ARGUMENTS], folder)
     output.note(f"fitting {model} to {decided.data.name}: {len(decided.data.train):,} examples of {decided.data.space}")
     fitted = carry_out(decided, out=folder, resume=resume, force=force, progress=output.progress)
-    if fitted.result.get("stopped") == "interrupted":
-        raise KeyboardInterrupt
     _show_run(output, fitted, folder)
 
 

@@ -129,6 +129,7 @@ class Setup:
 
     def leave(self) -> None:
         """Give the model back as it came: its modes, and what was frozen; no gradients."""
+        self.model.progress = 1.0
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)
             parameter.grad = None

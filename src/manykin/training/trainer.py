@@ -165,6 +165,7 @@ class Trainer:
             return ended
         if not self.constant:
             self._set_lr()
+        self.model.progress = counters.step / self.plan.max_steps
         for runner in runners:
             runner.advance(counters.step)
         if self.state.average is not None:

@@ -37,7 +37,7 @@ class VAEConfig(Config):
     )
     variance: Literal["output", "column"] = option("output", "whether scales are emitted for each example or learned once a column")
     beta: float = option(1.0, "weight of the KL term in the loss; only 1 trains the bound itself", ge=0)
-    warmup: int = option(0, "training batches over which the weight of the KL term rises from 0 to beta", ge=0)
+    warmup: float = option(0.0, "share of training over which the weight of the KL term rises from 0 to beta", ge=0, lt=1)
     condition_width: int = option(16, "features of a label condition", ge=1)
 
 
@@ -46,7 +46,7 @@ def _default(space: Space, n: int) -> Preset:
     size = torch.Size(space.shape).numel()
     train = {"batch_size": 128, "lr": 2e-3, "schedule": "cosine", "warmup": 50, "clip": 10.0, "ema": 0.995} | ({"patience": 5} if n < 20_000 else {})
     if size <= 16:
-        model = {"latent": max(2, size), "hidden": (128, 128), "activation": "relu", "variance": "column", "warmup": 1500}
+        model = {"latent": max(2, size), "hidden": (128, 128), "activation": "relu", "variance": "column", "warmup": 0.375}
         return Preset(model, {**train, "max_steps": 4000} | ({"patience": 10} if n < 20_000 else {}))
     model = {"latent": 16 if size <= 128 else 32, "hidden": (256, 256), "dropout": 0.1 if n < 20_000 else 0.0}
     return Preset(model, {"max_steps": 3000 if n < 20_000 else 10_000, **train})
@@ -73,8 +73,6 @@ class VAE(GenerativeModel):
         "tiny": Preset({"latent": 4, "hidden": (32,)}, {"max_steps": 100, "batch_size": 128, "lr": 5e-3}),
     }
 
-    steps: Tensor
-
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         super().__init__(config, space, condition)
         options = self.config
@@ -83,7 +81,6 @@ class VAE(GenerativeModel):
         extra, shape = self.features.width, {"activation": options.activation, "dropout": options.dropout}
         self.encoder = MLP(self.likelihood.inputs + extra, options.hidden, 2 * options.latent, last="small", **shape)
         self.decoder = MLP(options.latent + extra, options.hidden[::-1], self.likelihood.outputs, **shape)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
     def kind(self) -> Density:
@@ -120,13 +117,9 @@ class VAE(GenerativeModel):
         self.note("active_units", (mean.detach().var(dim=0, correction=0) > 0.01).sum())
         return self._beta() * kl - reconstruction - ldj
 
-    def _beta(self) -> Tensor | float:
-        beta = float(self.config.beta)
-        if not self.config.warmup or not self.training:
-            return beta
-        self.steps += 1
-        share: Tensor = self.steps / self.config.warmup
-        return beta * share.clamp(max=1.0)
+    def _beta(self) -> float:
+        warmup = float(self.config.warmup)
+        return float(self.config.beta) * (min(1.0, self.progress / warmup) if warmup and self.training else 1.0)
 
     def _posterior(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(h | x, c), shapes (n, latent)."""
