@@ -206,3 +206,14 @@ def test_evaluating_a_conditional_table_finds_its_column_again():
     assert np.isfinite(mk.evaluate(fitted, FRAME).metrics[0].value)
     with pytest.raises(InvalidInput, match="'town' is not in the table"):
         mk.evaluate(fitted, FRAME.drop(columns="town"))
+
+
+def test_evaluating_on_the_training_file_takes_its_test_split(tmp_path):
+    FRAME.to_csv(tmp_path / "people.csv", index=False)
+    fitted = mk.fit("independent", tmp_path / "people.csv", out=tmp_path / "run")
+    expected = mk.evaluate(fitted).metrics[0]
+    loaded = mk.evaluate(mk.from_pretrained(tmp_path / "run"), tmp_path / "people.csv")
+    assert loaded.metrics[0].value == expected.value
+    assert loaded.data == "people.csv, test split"
+    FRAME.sample(100, random_state=0).to_csv(tmp_path / "others.csv", index=False)
+    assert mk.evaluate(mk.from_pretrained(tmp_path / "run"), tmp_path / "others.csv").metrics[0].n == 100

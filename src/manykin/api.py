@@ -246,6 +246,10 @@ def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, s
         return named.test or named.train, named.name, named.entropy, named.train
     column = fitted.provenance.get("condition") if condition is None and fitted.condition is not None else condition
     options = fitted.provenance.get("options")
+    if isinstance(data, (str, Path)):
+        same = load_data(data, condition=column, options=options, seed=fitted.seed)
+        if same.space == fitted.space and same.provenance.get("sha256") == fitted.provenance.get("sha256"):
+            return same.test or same.val or same.train, f"{data_name(data)}, test split", same.entropy, same.train
     rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=column, options=options)
     return rows, data_name(data), None, None if own is None else own.train
 

@@ -10,7 +10,8 @@ p-value of 1e-4 at fixed seeds, or from standard errors. :mod:`manykin.testing.o
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from manykin.errors import InvalidInput, Unsupported, suggest
@@ -61,10 +62,24 @@ def check(target: Any, level: Level = "fast", waive: Mapping[str, str] | None = 
 
     rows: list[Row] = []
     subjects = subjects_of(target)
-    for subject in subjects:
-        rows += run_checks(Context(subject, level))
+    with one_thread():
+        for subject in subjects:
+            rows += run_checks(Context(subject, level))
     title = target if isinstance(target, str) else type(subjects[0].model).__name__
     return CheckReport(title, tuple(_waive(rows, waivers)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A block on one thread: tensors this small only wait for each other on more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_checks(ctx: "Context", names: Iterable[str] | None = None) -> list[Row]:

@@ -107,13 +107,14 @@ class Mixture(Product):
         if len(sample) < self.components:
             raise InvalidInput(f"{len(sample)} rows cannot support {self.components} components; lower n_components, or bring more rows.")
         z, _ = self.to_model_space(sample.x)
-        for _, part in self.own_parts():
-            part.initialise(z)
+        start = z
         chosen = torch.randperm(len(z), device=z.device)[: max(4096, 8 * self.components * self.labels)]
         z, c = z[chosen], None if sample.condition is None else cast(Tensor, sample.condition)[chosen]
         view = signatures(z, columns_of(self.model_space))
         best, state = -math.inf, None
         for _ in range(self.config.n_init):
+            for _, part in self.own_parts():
+                part.initialise(start)
             reached = self._try_start(z, c, view)
             if state is None or reached > best:
                 best, state = reached, {name: value.clone() for name, value in self.state_dict().items()}

@@ -138,6 +138,8 @@ class Moments(Part):
         refuse_constant(x, scale, self.columns)
         self.centre.copy_(centre)
         self.scale.copy_(torch.where(scale > 0, scale, torch.where(self.columns.step > 0, self.columns.step, 1.0)))
+        self.mean.zero_()
+        self.variance.fill_(1.0)
 
     def solve(self) -> None:
         count, first, second = self.sums[0] + self.reg, self.sums[1], self.sums[2] + self.reg
