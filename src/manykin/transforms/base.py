@@ -1,6 +1,6 @@
 """Transforms: lossless maps between data space and the space in which a model works, with their log-determinants.
 
-For a bijection z = f(x), p(x) = p(z) |det df/dx|. A stochastic transform (dequantisation) draws z given x such that x follows from z; then
+For a bijection z = f(x), ``p(x) = p(z) |det df/dx|``. A stochastic transform (dequantisation) draws z given x such that x follows from z; then
 E[log p(z) + ldj] is at most log p(x) (Nielsen, Jaini, Hoogeboom, Winther and Welling, SurVAE Flows, 2020), and :attr:`Transform.exact` is False.
 Lossy steps are no transforms: they belong to the definition of a data set.
 """
@@ -29,7 +29,7 @@ class Transform(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Value) -> tuple[Tensor, Tensor]:
-        """Map x to ``(z, ldj)``: z in the target space and log|det dz/dx| per example, shape (n,), float64. May draw random numbers."""
+        """Map x to ``(z, ldj)``: z in the target space and ``log|det dz/dx|`` per example, shape (n,), float64. May draw random numbers."""
 
     @abstractmethod
     def inverse(self, z: Tensor) -> Value:

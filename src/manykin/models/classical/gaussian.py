@@ -31,7 +31,7 @@ class Gaussian(GenerativeModel):
     """p(x) = N(x; mu, Sigma), by maximum likelihood: mu the mean and Sigma the covariance of the data (with divisor n).
 
     ``fit="gradient"`` reaches the same solution by steps on the mean log-likelihood. Its parameters are the precision factor A = L^-1 (lower
-    triangular, diagonal exp(a)) and b = A mu of standardised columns, in which -log p = |A y - b|^2 / 2 - sum a + const has no local minima.
+    triangular, diagonal exp(a)) and b = A mu of standardised columns, in which ``-log p = |A y - b|^2 / 2 - sum a + const`` has no local minima.
     With labels as condition each class has a Gaussian of its own, which makes quadratic discriminant analysis of the Bayes rule; a class with
     fewer than two rows takes the Gaussian of all rows.
 

@@ -38,7 +38,7 @@ class PPCA(GenerativeModel):
     8, at rotation R = I). With labels as condition each class has a solution of its own; a class with fewer than q + 2
     rows, which leave no noise, takes that of all rows.
 
-    In the basis U the Woodbury identity is diagonal: |L^-1 (x - mu)|^2 = sum_i (u_i . (x - mu))^2 / lambda_i + |rest|^2 / sigma^2, so a density
+    In the basis U the Woodbury identity is diagonal: ``|L^-1 (x - mu)|^2 = sum_i (u_i . (x - mu))^2 / lambda_i + |rest|^2 / sigma^2``, so a density
     costs n d q. Fitting takes one pass of n d^2 and memory d^2.
 
     Raises:
