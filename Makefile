@@ -58,6 +58,8 @@ test-slow: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@set -e; for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do echo "== $$script"; $(BIN)/python $$script; done
+	$(BIN)/python benchmarks/gmm.py --stream
+	$(BIN)/python benchmarks/conformance.py --level full
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 import manykin as mk
-from manykin.errors import CheckpointMismatch, InvalidInput, Unsupported
+from manykin.errors import CheckpointMismatch, InvalidInput, ManykinWarning, Unsupported
 from manykin.models.classical.gaussian import Gaussian
 from manykin.models.classical.gaussian_mixture import GaussianMixture
 
@@ -217,3 +219,36 @@ def test_evaluating_on_the_training_file_takes_its_test_split(tmp_path):
     assert loaded.data == "people.csv, test split"
     FRAME.sample(100, random_state=0).to_csv(tmp_path / "others.csv", index=False)
     assert mk.evaluate(mk.from_pretrained(tmp_path / "run"), tmp_path / "others.csv").metrics[0].n == 100
+
+
+class Hub:
+    """Stands in for the hub's client and keeps what it was given."""
+
+    calls: ClassVar[list] = []
+
+    def create_repo(self, repo_id, private, exist_ok):
+        self.calls.append(("create", repo_id, private, exist_ok))
+
+    def upload_folder(self, repo_id, folder_path, commit_message):
+        files = {path.relative_to(folder_path).as_posix() for path in Path(folder_path).rglob("*") if path.is_file()}
+        self.calls.append(("upload", repo_id, files, commit_message))
+        return f"https://hub.example/{repo_id}"
+
+
+def test_pushing_to_the_hub_sends_the_run_folder_and_warns_of_training_rows(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    address = mk.fit("gaussian", X).push_to_hub("me/gaussian", private=True)
+    assert address.endswith("me/gaussian")
+    assert Hub.calls[0] == ("create", "me/gaussian", True, True)
+    assert {"config.json", "model.safetensors", "README.md"} <= Hub.calls[1][2]
+    with pytest.warns(ManykinWarning, match="keeps training rows"):
+        mk.fit("kde", X).push_to_hub("me/kde")
+    with pytest.warns(ManykinWarning, match="'town'"):
+        mk.fit("independent", FRAME).push_to_hub("me/towns")
+
+
+def test_a_hub_model_that_cannot_be_reached_is_one_line(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InvalidInput, match="'nobody/nothing' is neither a folder here nor a model on the hub") as caught:
+        mk.from_pretrained("nobody/nothing")
+    assert "\n" not in str(caught.value)

@@ -136,7 +136,7 @@ class Fitted:
         return run.path
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, commit_message: str = "Upload model") -> str:
-        """Upload the run folder to the Hugging Face hub and return its address. Warns where the weights hold training rows."""
+        """Upload the run folder to the Hugging Face hub and return its address. Warns where it holds training rows or category strings."""
         import tempfile
         import warnings
 
@@ -146,6 +146,11 @@ class Fitted:
 
         if self.model.stores_rows:
             warnings.warn(f"{self.name} keeps training rows inside model.safetensors: they are published with it.", ManykinWarning, stacklevel=2)
+        texts = [column.name for column in getattr(self.space, "columns", ()) if any(isinstance(value, str) for value in column.categories)]
+        if texts:
+            warnings.warn(
+                f"config.json holds the categories of column {texts[0]!r} as text: they are published with it.", ManykinWarning, stacklevel=2
+            )
         with tempfile.TemporaryDirectory() as scratch:
             folder = self.save_pretrained(Path(scratch) / "model")
             api = HfApi()
