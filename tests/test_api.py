@@ -252,3 +252,24 @@ def test_a_hub_model_that_cannot_be_reached_is_one_line(monkeypatch):
     with pytest.raises(InvalidInput, match="'nobody/nothing' is neither a folder here nor a model on the hub") as caught:
         mk.from_pretrained("nobody/nothing")
     assert "\n" not in str(caught.value)
+
+
+def test_replacing_a_comparison_leaves_foreign_files_alone(tmp_path):
+    mk.compare(["gaussian"], X, out=tmp_path / "c")
+    (tmp_path / "c" / "precious.txt").write_text("mine")
+    (tmp_path / "c" / "gaussian" / "notes.txt").write_text("mine too")
+    (tmp_path / "link").symlink_to(tmp_path / "c")
+    mk.compare(["ppca"], X, out=tmp_path / "link", force=True)
+    assert (tmp_path / "c" / "precious.txt").read_text() == "mine"
+    assert (tmp_path / "c" / "gaussian" / "notes.txt").read_text() == "mine too"
+    assert not (tmp_path / "c" / "gaussian" / "config.json").exists()
+    assert [row["model"] for row in json.loads((tmp_path / "c" / "compare.json").read_text())] == ["ppca"]
+
+
+def test_resuming_a_finished_run_under_other_options_is_refused(tmp_path):
+    mk.fit("realnvp", X, max_steps=3, out=tmp_path / "run")
+    with pytest.raises(CheckpointMismatch, match="max_steps = 3, now 6"):
+        mk.fit("realnvp", X, max_steps=6, out=tmp_path / "run", resume=True)
+    with pytest.raises(CheckpointMismatch, match=r"train\.lr"):
+        mk.fit("realnvp", X, max_steps=3, train={"lr": 0.5}, out=tmp_path / "run", resume=True)
+    assert mk.fit("realnvp", X, max_steps=3, out=tmp_path / "run", resume=True).result["steps"] == 3

@@ -1,8 +1,6 @@
 """The verbs: plan and fit, evaluate."""
 
 import dataclasses
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,8 @@ from manykin.random import hash_seed, seeded
 from manykin.spaces import Space, Value
 from manykin.training import RunFolder, TrainOptions, TrainResult, train
 from manykin.training.device import choose_device
+from manykin.training.files import write_json, writing
+from manykin.training.resume import resumed_options
 from manykin.training.runfolder import CARD
 
 
@@ -136,9 +136,11 @@ def carry_out(decided: Plan, *, out: str | Path | None = None, resume: bool = Fa
     """Train what :func:`plan` decided, in memory or in a run folder."""
     run = None if out is None else RunFolder.create(out, force=force, resume=resume)
     if run is not None and resume and run.begun:
-        recorded = run.read_config()
-        _same_run(recorded, decided.config())
+        name = run.read_config()["model"]["name"]
+        if name != decided.name:
+            raise CheckpointMismatch(f"{run.path} was begun with another model, {name!r}, now {decided.name!r}; give another --out.")
         if run.finished:
+            resumed_options(run, decided.model, decided.data, decided.train, decided.seed)
             fitted = from_pretrained(run.path)
             fitted.data = decided.data
             if not (run.path / CARD).is_file():
@@ -229,6 +231,17 @@ def save_value(x: Value, path: Path) -> None:
     save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
 
 
+def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write ``evaluation.json`` into a run folder.
+
+    Raises:
+        TrainingFailed: where the folder cannot be written; names the file.
+    """
+    path = folder / "evaluation.json"
+    with writing(path):
+        write_json(path, evaluation.to_json())
+
+
 def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, str, float | None, Rows | None]:
     own = fitted.data
     if data is None:
@@ -274,21 +287,6 @@ def load_named_like(fitted: Fitted, name: str) -> Dataset | None:
 def data_name(data: Any) -> str:
     """What a result calls data: the base name of a file, or what kind of object it was."""
     return Path(data).name if isinstance(data, (str, Path)) else f"own {type(data).__name__}"
-
-
-def _same_run(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to resume a run under another model, data or seed; stopping limits may be decided already."""
-    for key in ("model", "space", "condition", "seed"):
-        if recorded.get(key) != json.loads(json.dumps(wanted.get(key))):
-            raise CheckpointMismatch(
-                f"the run was begun with another {key} ({_brief(recorded.get(key))}, now {_brief(wanted.get(key))}); give another --out."
-            )
-    if recorded.get("data", {}).get("sha256") != wanted.get("data", {}).get("sha256"):
-        raise CheckpointMismatch("the run was begun on other data (the content hash differs); give another --out.")
-
-
-def _brief(value: Any) -> str:
-    return re.sub(r"\s+", " ", json.dumps(value))[:80]
 
 
 def model_class(model: Any) -> tuple[str, type[GenerativeModel]]:

@@ -2,16 +2,16 @@
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from manykin.api import evaluate, fit, model_class, save_value
+from manykin.api import evaluate, fit, model_class, save_evaluation, save_value
 from manykin.config import Config
 from manykin.contract import GenerativeModel
 from manykin.data import load_data
@@ -19,8 +19,11 @@ from manykin.data.dataset import Dataset
 from manykin.errors import InvalidInput, ManykinError
 from manykin.metrics import Estimate
 from manykin.random import generator, hash_seed
+from manykin.training import RunFolder
+from manykin.training.files import replace_file, writing
+from manykin.training.runfolder import LOCK
 
-FILE = "compare.json"
+FILE, REAL = "compare.json", "real.safetensors"
 HOLDOUT = 0.1
 """The share of rows held back as test split where a comparison needs one and the data bring none."""
 
@@ -76,9 +79,8 @@ class Comparison:
         """Write ``compare.json`` into the folder."""
         assert self.folder is not None
         path = self.folder / FILE
-        scratch = path.with_suffix(".json.tmp")
-        scratch.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False))
-        scratch.replace(path)
+        with writing(path):
+            replace_file(path, json.dumps(self.to_json(), indent=2, allow_nan=False).encode())
         return path
 
     @staticmethod
@@ -92,9 +94,7 @@ class Comparison:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not force:
                 raise InvalidInput(f"{str(path)!r} exists and is not empty; give another --out, or --force to replace it.")
-            if not (folder / FILE).is_file():
-                raise InvalidInput(f"{str(path)!r} is not a comparison of manykin and is left alone; give another --out.")
-            shutil.rmtree(folder)
+            _clear(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -108,6 +108,27 @@ class Comparison:
             found = [f"{name} {metric}" for name in names if (metric := row.metric(name)) is not None]
             lines.append(f"{row.model}: {row.error or '; '.join(found)}")
         return "\n".join(lines)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier comparison wrote: its own files and the run folders that it names. Everything else stays.
+
+    Raises:
+        InvalidInput: where the folder holds no comparison.
+    """
+    try:
+        runs = [str(row["model"]) for row in json.loads((folder / FILE).read_text())]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InvalidInput(f"{str(folder)!r} is not a comparison of manykin and is left alone; give another --out.") from None
+    for name in runs:
+        run = RunFolder(folder / name)
+        if Path(name).name == name and run.path.is_dir() and run.recognised:
+            RunFolder.create(run.path, force=True).release()
+            (run.path / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):
+                run.path.rmdir()
+    for name in (FILE, REAL, "report.html"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def compare(
@@ -154,7 +175,7 @@ def compare(
         if folder is not None:
             Comparison(dataset.name, tuple(rows), folder).write()
     if folder is not None and dataset.test is not None:
-        save_value(dataset.test.sample(1024, seed).x, folder / "real.safetensors")
+        save_value(dataset.test.sample(1024, seed).x, folder / REAL)
     return Comparison(dataset.name, tuple(rows), folder)
 
 
@@ -167,7 +188,7 @@ def _compare_one(
     except (ManykinError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         return Row(label, data.name, error=str(error).splitlines()[0])
     if out is not None:
-        (out / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=2))
+        save_evaluation(out, evaluation)
     begun = time.perf_counter()
     fitted.model.sample(256, seed=seed)
     return Row(

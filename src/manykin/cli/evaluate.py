@@ -1,6 +1,5 @@
 """``manykin evaluate``."""
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 @common
 def command(output: Output, run: str, data: str | None, condition: str | None, k: int | None, seed: int) -> None:
     """Estimate how good RUN is on held-out DATA; without DATA, on the test split of the named data set that it was fitted to."""
-    from manykin.api import evaluate
+    from manykin.api import evaluate, save_evaluation
+    from manykin.errors import TrainingFailed
     from manykin.fitted import from_pretrained
 
     fitted = from_pretrained(run)
@@ -31,7 +31,10 @@ def command(output: Output, run: str, data: str | None, condition: str | None, k
         fitted.data, data, condition = _own_data(fitted, condition), None, None
     evaluation = evaluate(fitted, data, condition=condition, k=k, seed=seed)
     if fitted.folder is not None:
-        (fitted.folder / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=2))
+        try:
+            save_evaluation(fitted.folder, evaluation)
+        except TrainingFailed as failure:
+            output.note(f"the evaluation is shown but not kept: {failure}")
     output.result(evaluation.to_json(), lambda: show_evaluation(output, evaluation))
 
 
