@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 import manykin as mk
-from manykin.config import options
+from manykin.config import Config, options
 from manykin.data import data_sets, toys
 from manykin.data.catalogue import TOYS
 from manykin.models import TABLE, get
 from manykin.models.catalogue import catalogue
 from manykin.report import pictures
 from manykin.report.canvas import MODEL, REAL, new_figure, png, style
+from manykin.training import TrainOptions
 
 
 def draw_all(folder: Path) -> None:
@@ -141,6 +142,7 @@ def write_tables(folder: Path) -> None:
     (folder / "data.md").write_text("\n".join(data) + "\n\n![The two-dimensional toys with their exact densities](_static/toys.png)\n")
     (folder / "checks.md").write_text(_checks())
     (folder / "model-reference.md").write_text(_model_reference())
+    (folder / "train-options.md").write_text(_options(TrainOptions) + "\n")
 
 
 def _checks() -> str:
@@ -155,11 +157,14 @@ def _model_reference() -> str:
     parts = []
     for name, target in TABLE.items():
         module, _, attribute = target.partition(":")
-        config = get(name).config_class
-        rows = ["| option | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-        rows += [f"| `{info.name}` | `{info.default}` | {info.expected()} | {info.help} |" for info in options(config)]
-        parts.append(f"### {name}\n\n```{{eval-rst}}\n.. autoclass:: {module}.{attribute}\n```\n\n" + "\n".join(rows) + "\n")
+        parts.append(f"### {name}\n\n```{{eval-rst}}\n.. autoclass:: {module}.{attribute}\n```\n\n" + _options(get(name).config_class) + "\n")
     return "\n".join(parts)
+
+
+def _options(config: type[Config]) -> str:
+    rows = ["| option | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    rows += [f"| `{info.name}` | `{info.default}` | {info.expected()} | {info.help} |" for info in options(config)]
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

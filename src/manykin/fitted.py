@@ -1,10 +1,10 @@
 """A fitted model with the memory of what the user's data looked like: arrays in, arrays out; frames in, frames out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from manykin.models import get, name_of
 from manykin.random import hash_seed
 from manykin.spaces import Image, Labels, Space, Table, Value, Vector, count, space_from_json, take
 from manykin.training import RunFolder
+
+T = TypeVar("T")
 
 CHUNK = 4096
 """Rows that ``log_prob`` and its kin work on at a time."""
@@ -231,19 +233,39 @@ def from_pretrained(path: str | Path, *, revision: str | None = None, token: str
     """
     run = RunFolder(_resolve(path, revision, token))
     config = run.read_config()
-    name = _key(config, "model", "name")
-    try:
-        cls = get(str(name))
-        options = cls.config_class.from_json(_key(config, "model", "config"))
-        space = space_from_json(_key(config, "space"))
-        condition = None if config.get("condition") is None else space_from_json(config["condition"])
-        model = run.load_model(lambda: cls(options, space, condition))
-    except (InvalidInput, TypeError) as error:
-        raise CheckpointMismatch(f"{run.path / 'config.json'} does not describe a model that this version can build: {error}") from error
+    file = run.path / "config.json"
+    name = str(_key(config, "model", "name"))
+    cls = _read(file, "model.name", lambda: get(name))
+    options = _read(file, "model.config", lambda: cls.config_class.from_json(_key(config, "model", "config")))
+    form = _read(file, "form", lambda: Form.from_json(_key(config, "form")))
+    spaces = {key: _read(file, key, lambda key=key: space_from_json(config[key], key)) for key in ("space", "condition") if config[key] is not None}  # type: ignore[misc]
+    for key, space in spaces.items():
+        run.check_space(key, space)
+    model = _read(file, "space", lambda: run.load_model(lambda: cls(options, spaces["space"], spaces.get("condition"))))
     return Fitted(
-        model, str(name), Form.from_json(_key(config, "form")), config.get("data", {}), int(config.get("seed", 0)), config.get("training", {}),
-        config.get("result") or {}, run.metrics(), run.path,
-    )  # fmt: skip
+        model,
+        name,
+        form,
+        config.get("data", {}),
+        config.get("seed", 0),
+        config.get("training", {}),
+        config.get("result") or {},
+        run.metrics(),
+        run.path,
+    )
+
+
+def _read(file: Path, key: str, build: Callable[[], T]) -> T:
+    """What ``config.json`` describes under a key.
+
+    Raises:
+        CheckpointMismatch: naming the key, where it cannot be built.
+    """
+    try:
+        return build()
+    except (ValueError, TypeError, KeyError, RuntimeError, MemoryError, OverflowError, RecursionError) as error:
+        reason = (str(error).splitlines() or [""])[0][:300] if isinstance(error, InvalidInput) else type(error).__name__
+        raise CheckpointMismatch(f"{file}: key {key!r} does not describe a model that this version can build: {reason}") from error
 
 
 def wrap(model: GenerativeModel, name: str | None = None) -> Fitted:

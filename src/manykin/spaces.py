@@ -9,7 +9,9 @@ data comes from here, so a tensor's shape is a function of the space and never o
 """
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from manykin.errors import InvalidInput, Unsupported
+from manykin.typed import brief, check_fields
 
 Value = Tensor | Mapping[str, Tensor]
 """A batch in some space: one tensor, or one tensor a field for a :class:`Record`."""
@@ -115,8 +118,10 @@ class Column:
             raise InvalidInput(f"column {self.name!r} has kind {self.kind!r}; expected real, integer or categorical.")
         if self.kind == "categorical" and not self.categories:
             raise InvalidInput(f"categorical column {self.name!r} has no categories; expected at least one.")
-        if (self.step is not None and not self.step > 0) or (self.levels is not None and self.levels < 1):
-            raise InvalidInput(f"column {self.name!r} has step {self.step} and levels {self.levels}; expected positive values or none.")
+        if (self.step is not None and not 0 < self.step < math.inf) or (self.levels is not None and self.levels < 1) or not math.isfinite(self.low):
+            raise InvalidInput(
+                f"column {self.name!r} has low {self.low}, step {self.step} and levels {self.levels}; expected finite, positive sizes."
+            )
 
     @property
     def cardinality(self) -> int | None:
@@ -178,6 +183,8 @@ class Vector(Space):
         for label, entries in (("step", self.step), ("low", self.low), ("names", self.names)):
             if entries is not None and len(entries) != self.size:
                 raise InvalidInput(f"Vector(size={self.size}) was given {len(entries)} values of {label}; expected {self.size}.")
+        if not all(0 <= step < math.inf for step in self.step or ()) or not all(map(math.isfinite, self.low or ())):
+            raise InvalidInput(f"Vector(size={self.size}) was given a step or low that is negative or not finite; expected a step of at least 0.")
         if self.levels is not None and self.step is not None:
             raise InvalidInput("Vector takes levels or step, not both: levels already mean whole numbers.")
 
@@ -253,7 +260,8 @@ class Image(Space):
             return tuple(Column(name, dtype="float32") for name in names)
         if self.ordinal:
             return tuple(Column(name, "integer", levels=self.levels, dtype="uint8") for name in names)
-        return tuple(Column(name, "categorical", categories=tuple(range(self.levels)), dtype="uint8") for name in names)
+        codes = tuple(range(self.levels))
+        return tuple(Column(name, "categorical", categories=codes, dtype="uint8") for name in names)
 
     def check(self, x: Tensor, name: str) -> Tensor:
         if self.levels is None:
@@ -365,9 +373,11 @@ class Table(Space):
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
-        repeated = {name for name in names if names.count(name) > 1} if len(names) < 10_000 else set()
+        repeated = [name for name, times in Counter(names).items() if times > 1]
         if not names or repeated:
-            raise InvalidInput(f"Table has {'no columns' if not names else f'repeated column names {sorted(repeated)}'}; expected distinct names.")
+            raise InvalidInput(
+                f"Table has {'no columns' if not names else f'repeated column names {sorted(repeated)[:5]}'}; expected distinct names."
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -463,24 +473,40 @@ def columns_of(space: Space, what: str | None = None) -> tuple[Column, ...]:
     return cast(tuple[Column, ...], columns)
 
 
-def space_from_json(data: Mapping[str, Any]) -> Space:
-    """Read a space back from :meth:`Space.to_json`.
+def space_from_json(data: Mapping[str, Any], where: str = "space") -> Space:
+    """Read a space back from :meth:`Space.to_json`; ``where`` is the key that holds it, for messages.
 
     Raises:
-        InvalidInput: for an unknown kind or key.
+        InvalidInput: for an unknown kind, and for a key that is unknown, missing or of another type.
     """
+    if not isinstance(data, Mapping):
+        raise InvalidInput(f"{where} is {brief(data)}; expected an object with the key 'space'.")
     kind = SPACES.get(str(data.get("space")))
-    values = {key: value for key, value in data.items() if key != "space"}
     if kind is None:
-        raise InvalidInput(f"space {data.get('space')!r} is not known; expected one of {', '.join(SPACES)}.")
-    known = {field.name for field in dataclasses.fields(cast(Any, kind))}
-    if unknown := set(values) - known:
-        raise InvalidInput(f"{kind.__name__} has unknown keys {sorted(unknown)}; expected {sorted(known)}.")
-    if kind is Record:
-        return Record([(name, space_from_json(part)) for name, part in values["fields"]])
+        raise InvalidInput(f"{where} {brief(data.get('space'))} is not known; expected one of {', '.join(SPACES)}.")
+    values = {key: value for key, value in data.items() if key != "space"}
+    nested = "fields" if kind is Record else "columns" if kind is Table else None
+    if nested is None:
+        check_fields(kind, values, where)
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    if not isinstance(values.get(nested), list) or len(values) > 1:
+        raise InvalidInput(f"{where} has the keys {sorted(values)}; expected {nested!r} alone, a list.")
     if kind is Table:
-        return Table(tuple(Column(**{**column, "categories": tuple(column.get("categories", ()))}) for column in values["columns"]))
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        return Table(tuple(_column(column, f"{where}.columns[{index}]") for index, column in enumerate(values["columns"])))
+    for index, pair in enumerate(values["fields"]):
+        if (
+            not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict))
+            or pair[1].get("space") == "Record"
+        ):
+            raise InvalidInput(f"{where}.fields[{index}] is {brief(pair)}; expected a name and a space that is not itself a Record.")
+    return Record([(name, space_from_json(part, f"{where}.{name}")) for name, part in values["fields"]])
+
+
+def _column(values: Any, where: str) -> Column:
+    if not isinstance(values, Mapping):
+        raise InvalidInput(f"{where} is {brief(values)}; expected an object.")
+    check_fields(Column, values, where)
+    return Column(**{**values, "categories": tuple(values.get("categories", ()))})
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,14 @@
 """Reading NPY, NPZ, Parquet and text files safely: sizes and types are checked before anything is read into memory, and nothing is unpickled."""
 
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from manykin.data.limits import check_memory, reading
+from manykin.data.limits import Budget, check_memory, reading
 from manykin.data.options import DataOptions
 from manykin.errors import InvalidInput, suggest
 
@@ -38,22 +39,28 @@ def read_npz(path: Path, options: DataOptions) -> dict[str, Any]:
     try:
         with reading(path), zipfile.ZipFile(path) as archive:
             members = [item for item in archive.infolist() if item.filename.endswith(".npy")]
-            for item in members:
-                with archive.open(item) as file:
-                    shape, _, dtype = _header(file, f"{path}, array {item.filename[:-4]!r}")
-                if int(np.prod(shape, dtype=object)) * dtype.itemsize > item.file_size:
-                    raise InvalidInput(f"{path}, array {item.filename[:-4]!r} is cut short: its header promises more than the archive holds.")
-            remedy = "Save the array as NPY, which is read from disk."
-            check_memory(sum(item.file_size for item in members), str(path), options, remedy)
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, ValueError, NotImplementedError) as error:
+            check_memory(sum(item.file_size for item in members), str(path), options, "Save the array as NPY, which is read from disk.")
+            found = {item.filename[:-4]: _read_member(archive, item, str(path)) for item in members}
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(f"{path} is damaged or not an NPZ file ({error}); write it again with numpy.savez.") from error
     if not found:
         raise InvalidInput(f"{path} holds no arrays; expected an NPZ file with x_train, x_test, or one array.")
     return found
+
+
+def _read_member(archive: zipfile.ZipFile, item: zipfile.ZipInfo, path: str) -> Any:
+    """One array of an archive. What is unpacked ends at the size that the archive's directory states, so a member cannot exceed what was allowed."""
+    name = f"{path}, array {item.filename[:-4]!r}"
+    if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InvalidInput(f"{name} is packed in a way that numpy never writes; write it again with numpy.savez_compressed.")
+    with archive.open(item) as file:
+        shape, _, dtype = _header(file, name)
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize > item.file_size:
+        raise InvalidInput(f"{name} is cut short: its header promises more than the archive holds.")
+    with archive.open(item) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
@@ -110,6 +117,8 @@ def split_npz(arrays: Mapping[str, Any], options: DataOptions, name: str) -> tup
 def read_parquet(path: Path, options: DataOptions) -> Any:
     """A Parquet file as a pandas frame.
 
+    Texts are read as codes into dictionaries, and unpacked only once their real size is known to be allowed: encoded, they may be tiny.
+
     Raises:
         InvalidInput: for a damaged file, nested columns, and contents that would not fit into memory.
     """
@@ -122,15 +131,61 @@ def read_parquet(path: Path, options: DataOptions) -> Any:
             for field in schema:
                 if pa.types.is_nested(field.type):
                     raise InvalidInput(f"{path}, column {field.name!r} is nested ({field.type}); expected one value a row: flatten or drop it.")
+            budget = Budget(str(path), options, "Save the numeric columns as NPY, which is read from disk, or use fewer rows.")
             stored = sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups))
-            remedy = "Save the numeric columns as NPY, which is read from disk, or use fewer rows."
-            check_memory(max(2 * stored, 16 * meta.num_rows * meta.num_columns), str(path), options, remedy)
-            frame = file.read().to_pandas()
+            widths = sum(field.type.byte_width for field in schema if pa.types.is_fixed_size_binary(field.type))
+            budget.check(max(2 * stored, (16 * meta.num_columns + 2 * widths) * meta.num_rows))
+        texts = [field.name for field in schema if _is_text(field.type)]
+        with reading(path), pq.ParquetFile(path, read_dictionary=texts) as file:
+            frame = pa.Table.from_batches(_decoded(file, schema, budget), schema).unify_dictionaries().to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(f"{path} is damaged or not a Parquet file ({str(error).splitlines()[0][:100]}); write it again.") from error
     return frame.reset_index() if frame.index.name is not None else frame.reset_index(drop=True)
+
+
+def _decoded(file: Any, schema: Any, budget: Budget) -> Iterator[Any]:
+    """The batches of a Parquet file in the types of ``schema``, each refused before it is unpacked where it exceeds the budget."""
+    import pyarrow as pa
+
+    groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+    chained = any("DELTA_BYTE_ARRAY" in group.column(index).encodings for group in groups for index in range(group.num_columns))
+    taken, seen = 0, set()
+    # Texts that repeat the start of the one before them are unpacked by the reader itself, at most one batch of them at a time.
+    for batch in file.iter_batches(batch_size=64 if chained else 1 << 16):
+        for column, field in zip(batch.columns, schema, strict=True):
+            if _is_text(field.type):
+                taken += _TEXT_COPIES * _unpacked_bytes(column)
+            elif pa.types.is_dictionary(column.type):
+                words = tuple(buffer.address for buffer in column.dictionary.buffers() if buffer is not None)
+                taken += 2 * column.indices.nbytes + (0 if words in seen else 2 * column.dictionary.nbytes)
+                seen.add(words)
+            else:
+                taken += 2 * column.nbytes
+            budget.check(taken, least=True)
+        yield pa.RecordBatch.from_arrays([column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)], schema=schema)
+
+
+_TEXT_COPIES = 3
+"""A text is held by Arrow, by the frame, and by the column that is made of it."""
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _unpacked_bytes(column: Any) -> int:
+    """The bytes of a column of texts once every row holds its own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pc.binary_length(column.dictionary).cast(pa.int64()).take(column.indices)
+    return int(pc.sum(lengths).as_py() or 0) + 8 * len(column)
 
 
 def read_text(path: Path, options: DataOptions) -> str:

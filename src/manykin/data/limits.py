@@ -28,16 +28,33 @@ def available_memory() -> int:
     return free
 
 
+class Budget:
+    """The bytes that reading one source may take: ``max_bytes``, or half of the memory that is free at the start."""
+
+    def __init__(self, name: str, options: DataOptions, remedy: str) -> None:
+        self._limit = available_memory() // 2 if options.max_bytes is None else options.max_bytes
+        self._why = "half of the free memory" if options.max_bytes is None else "data.max_bytes"
+        self._name, self._remedy = name, remedy
+
+    def check(self, needed: int, least: bool = False) -> None:
+        """Refuse to read what would not fit; ``least`` says that there may be more to come.
+
+        Raises:
+            InvalidInput: where ``needed`` bytes exceed the budget.
+        """
+        if needed > self._limit:
+            words = f"{'at least' if least else 'about'} {size_in_words(needed)}"
+            limit = f"at most {size_in_words(self._limit)} ({self._why})"
+            raise InvalidInput(f"{self._name} needs {words} of memory; {limit} may be used. {self._remedy}")
+
+
 def check_memory(needed: int, name: str, options: DataOptions, remedy: str) -> None:
     """Refuse to read what would not fit.
 
     Raises:
         InvalidInput: where ``needed`` bytes exceed ``max_bytes`` or half of the free memory.
     """
-    limit = available_memory() // 2 if options.max_bytes is None else options.max_bytes
-    if needed > limit:
-        why = "half of the free memory" if options.max_bytes is None else "data.max_bytes"
-        raise InvalidInput(f"{name} needs about {size_in_words(needed)} of memory; at most {size_in_words(limit)} ({why}) may be used. {remedy}")
+    Budget(name, options, remedy).check(needed)
 
 
 def size_in_words(size: float) -> str:

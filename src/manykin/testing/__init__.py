@@ -26,9 +26,22 @@ __all__ = ["Check", "CheckFailed", "CheckReport", "all_checks", "check", "checks
 
 def all_checks() -> list[Check]:
     """Every check, topic by topic."""
-    from manykin.testing import completion, density, devices, errors, gradients, latent, learning, persistence, randomness, sampling, shapes
+    from manykin.testing import (
+        completion,
+        density,
+        devices,
+        errors,
+        gradients,
+        identities,
+        latent,
+        learning,
+        persistence,
+        randomness,
+        sampling,
+        shapes,
+    )
 
-    modules = (shapes, errors, density, sampling, randomness, latent, gradients, learning, persistence, devices, completion)
+    modules = (shapes, errors, density, sampling, identities, randomness, latent, gradients, learning, persistence, devices, completion)
     return [each for module in modules for each in module.check.checks]
 
 

@@ -14,6 +14,7 @@ from manykin.spaces import Column, Image, Labels, Record, Space, Table, Tokens, 
 VARIANTS: dict[str, tuple[Space, Space | None]] = {
     "vector": (Vector(2), None),
     "line": (Vector(1), None),
+    "wide": (Vector(5), None),
     "levels": (Vector(2, levels=5), None),
     "image": (Image((1, 4, 4), levels=5), None),
     "table": (Table((Column("height"), Column("count", "integer", levels=4), Column("colour", "categorical", ("red", "green", "blue")))), None),

@@ -1,6 +1,8 @@
 """Checks of learning: it helps, it repeats, it sees the training rows only."""
 
 import itertools
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -10,8 +12,9 @@ from torch import Tensor
 from manykin.contract import ClosedForm, GenerativeModel
 from manykin.data.dataset import Rows
 from manykin.errors import InvalidInput, ManykinError
+from manykin.metrics.two_sample import distance_features, energy_distance
 from manykin.random import seeded
-from manykin.spaces import Value, take
+from manykin.spaces import Labels, Value, take
 from manykin.testing.context import Context, changed, same, state_of, worst
 from manykin.testing.core import (
     Topic,
@@ -69,6 +72,62 @@ def likelihood_rises(ctx: Context) -> None:
             f"the mean log_prob of the training rows falls from {float(before.mean()):.4g} to {float(after.mean()):.4g} in a short fit",
         )
     require(bool(torch.isfinite(after).all()), "log_prob of training rows is not finite after the fit")
+
+
+@check()
+def samples_approach_data(ctx: Context) -> None:
+    """A short fit brings samples closer to the training rows than the start's were, or keeps them as close (energy distance).
+
+    One-sided at the suite's p-value plus a twentieth of the start's distance; columns are standardised by the data.
+    """
+    if ctx.subject.fitted:
+        return
+    real, features = _standardised(ctx)
+    n = len(real)
+    fitted, c = ctx.samples(n)
+    before, after = (energy_distance(features(x), real) for x in (ctx.started.sample(n, c, seed=7), fitted))
+    assert before.stderr is not None and after.stderr is not None
+    noise = z_threshold() * math.hypot(before.stderr, after.stderr) + 0.05 * abs(before.value)
+    require(
+        after.value <= before.value + noise,
+        f"a short fit takes samples away from the data: the energy distance rises from {before.value:.4g} to {after.value:.4g} (noise {noise:.2g})",
+    )
+
+
+SMALLEST_SHARE = 0.01
+"""Samples with less than this share of the data's variance have collapsed."""
+
+
+@check()
+def samples_not_collapsed(ctx: Context) -> None:
+    """After a short fit the samples keep at least a hundredth of the data's variance, within each class where there are classes.
+
+    Within classes, because a conditional model that has lost its noise still varies with its condition.
+    """
+    real, features = _standardised(ctx)
+    x, c = ctx.samples(len(real))
+    drawn, labels = features(x), c if isinstance(ctx.declared.condition, Labels) else torch.zeros(len(real), dtype=torch.long)
+    own, theirs = (_variance_within(rows, cast(Tensor, labels)) for rows in (drawn, real))
+    require(
+        own >= SMALLEST_SHARE * theirs,
+        f"samples have {own:.3g} of variance and the data {theirs:.3g}: the sampler has collapsed onto a few points",
+    )
+
+
+def _standardised(ctx: Context) -> tuple[Tensor, Callable[[Value], Tensor]]:
+    """Up to 512 training rows as points with unit variance in each column, and the function that turns data into such points."""
+    rows = ctx.data.train.slice(0, min(512, len(ctx.data.train))).x
+    points = distance_features(ctx.declared.space, rows)
+    reference = points(rows)
+    centre, scale = reference.mean(0), reference.std(0)
+    scale = torch.where(scale > 0, scale, 1.0)
+    return (reference - centre) / scale, lambda x: (points(x) - centre) / scale
+
+
+def _variance_within(rows: Tensor, labels: Tensor) -> float:
+    """The sum over columns of the variance within labels, weighted by their counts."""
+    parts = [rows[labels == label] for label in labels.unique()]
+    return float(sum(((part - part.mean(0)) ** 2).sum() for part in parts)) / len(rows)
 
 
 def _monotone(model: GenerativeModel) -> bool:

@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,10 +16,11 @@ import torch
 from manykin import __version__
 from manykin.contract import GenerativeModel
 from manykin.errors import CheckpointMismatch, InvalidInput, suggest
+from manykin.spaces import Space
 from manykin.training import checkpoint
 from manykin.training.device import rank
 from manykin.training.files import remove, replace_file, replace_tensors, write_json, writing
-from manykin.training.layout import FORMAT, REQUIRED, brief, check_config, check_keys
+from manykin.training.layout import FORMAT, REQUIRED, brief, check_config, check_keys, extent
 from manykin.training.lock import Lock
 from manykin.training.weights import check_layout, load_weights, model_tensors, read_layout
 
@@ -28,6 +30,10 @@ LEFTOVERS = (LOCK, *(f".{name}.tmp" for name in (CONFIG, MODEL, METRICS, CARD)))
 
 OURS = (CONFIG, MODEL, METRICS, CARD, *LEFTOVERS, "checkpoints", "samples", "components", "evaluation.json", "report.html")
 """Every name that manykin itself puts into a run folder: replacing a run removes these and nothing else."""
+
+
+ENTRIES = 16
+"""How many entries of a space one stored number may stand for."""
 
 
 class RunFolder:
@@ -103,7 +109,7 @@ class RunFolder:
         """Whether the folder is visibly a run of manykin's."""
         try:
             config = json.loads((self.path / CONFIG).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         return isinstance(config, dict) and "format" in config and "model" in config
 
@@ -169,7 +175,7 @@ class RunFolder:
             config = json.loads(path.read_text())
         except FileNotFoundError:
             raise CheckpointMismatch(f"{path} is missing: {self.path} is not a run folder.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointMismatch(f"{path} cannot be read: it is truncated or damaged ({error}).") from error
         if not isinstance(config, dict):
             raise CheckpointMismatch(f"{path} holds a {type(config).__name__}; expected an object with the keys {', '.join(REQUIRED)}.")
@@ -207,6 +213,21 @@ class RunFolder:
         self.fill_model(model)
         return model
 
+    def check_space(self, key: str, space: Space) -> None:
+        """Refuse a space far larger than a model with the stored weights can be about, before anything is built for it.
+
+        A model whose shapes do not grow with its data (a convolution) may be small, so a million entries are always allowed.
+
+        Raises:
+            CheckpointMismatch: naming the key, where the space has more entries than that and than ``ENTRIES`` times the stored numbers.
+        """
+        stored = sum(math.prod(shape) for shape, _ in read_layout(self.model_file).values())
+        most = max(1_000_000, ENTRIES * stored)
+        if extent(space) > most:
+            raise CheckpointMismatch(
+                f"{self.path / CONFIG}: key {key!r} is {space}, of {extent(space)} entries; the {stored} stored numbers allow at most {most}."
+            )
+
     def check_model(self, model: GenerativeModel, config: Mapping[str, Any]) -> None:
         """Refuse a model that is not the recorded one.
 
@@ -242,7 +263,7 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 result.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 if number < len(lines):
                     raise CheckpointMismatch(f"{self.metrics_file}, line {number} is damaged; expected one JSON object.") from None
         return result

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from manykin.spaces import Space, Value
+from manykin.spaces import Column, Image, Space, Value, Vector, columns_of
 
 Batches = Callable[[], Iterable[Value]]
 """Makes a fresh pass over the training split, in batches of the transform's source space."""
@@ -106,3 +106,15 @@ def no_ldj(x: Tensor) -> Tensor:
 def sum_event(x: Tensor) -> Tensor:
     """Sum over all axes but the first, in float64, shape (n,)."""
     return x.flatten(1).sum(dim=1, dtype=torch.float64)
+
+
+def representative(space: Space) -> tuple[Column, ...]:
+    """As :func:`~manykin.spaces.columns_of`, but one column for all where all are alike but for their names: pictures, and vectors without steps.
+
+    What is made of it takes no memory or time by the pixel, and broadcasts against the space's tensors.
+    """
+    if isinstance(space, Image):
+        return Image((1, 1, 1), space.levels, space.ordinal).columns
+    if isinstance(space, Vector) and space.step is None:
+        return Vector(1, levels=space.levels).columns
+    return columns_of(space)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from manykin.errors import Unsupported
-from manykin.spaces import Image, Labels, Record, Space, Table, Tokens, Vector, columns_of
-from manykin.transforms.base import Chain, Identity, Transform
+from manykin.spaces import Image, Labels, Record, Space, Table, Tokens, Vector
+from manykin.transforms.base import Chain, Identity, Transform, representative
 from manykin.transforms.continuous import AsColumns, Flatten, Logit, Scale, Standardise, bounds_of
 from manykin.transforms.discrete import Dequantise, on_grid
 
@@ -55,7 +55,7 @@ def _to(kind: type[Space], space: Space, support: Support) -> Transform:
 
 
 def _to_columns(space: Space, support: Support) -> Transform:
-    if any(column.missing for column in columns_of(space)) and not support.missing:
+    if any(column.missing for column in representative(space)) and not support.missing:
         raise Unsupported("it cannot take missing values: fill or drop them.")
     return Identity(space) if isinstance(space, Table) else AsColumns(space)
 
@@ -75,7 +75,7 @@ def _real_steps(space: Space, support: Support) -> list[Transform]:
     steps: list[Transform] = []
     if on_grid(space) or isinstance(space, Table):
         steps.append(Dequantise(space))
-        bounds = bounds_of(columns_of(space))
+        bounds = bounds_of(representative(space))
         if support.bounded != "keep" and any(bound is not None for bound in bounds):
             steps.append((Logit if support.bounded == "logit" else Scale)(steps[-1].target, bounds))
     scaled = bool(steps) and isinstance(steps[-1], Scale) and steps[-1].mask is None

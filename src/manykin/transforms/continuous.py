@@ -1,5 +1,6 @@
 """Bijections of real numbers: standardise, logit, scale, flatten."""
 
+import math
 from typing import cast
 
 import torch
@@ -62,15 +63,18 @@ class Standardise(Transform):
 
 
 class Bounded(Transform):
-    """Base of the maps that act on entries of finite range, low to high, and leave all other entries alone."""
+    """Base of the maps that act on entries of finite range, low to high, and leave all other entries alone.
+
+    ``bounds``: one for each entry, or a single one for all.
+    """
 
     low: Tensor
     width: Tensor
 
     def __init__(self, space: Space, bounds: list[tuple[float, float] | None]) -> None:
         super().__init__(space, space)
-        shape = space.shape if not isinstance(space, Image) else (1, 1, 1)
         entries = bounds if not isinstance(space, Image) else bounds[:1]
+        shape = (1,) * len(space.shape) if len(entries) == 1 else space.shape
         self.register_buffer(
             "low", torch.tensor([bound[0] if bound else 0.0 for bound in entries], dtype=torch.float64).view(shape), persistent=False
         )
@@ -158,7 +162,7 @@ class AsColumns(Transform):
             return restore(z, self.source)
         parts, start = {}, 0
         for name, space in self.source.fields:
-            width = len(columns_of(space))
+            width = math.prod(space.shape)
             parts[name] = restore(z[:, start : start + width], space)
             start += width
         return parts

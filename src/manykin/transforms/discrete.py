@@ -1,11 +1,13 @@
 """From values on a grid to real numbers: dequantisation."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from manykin.errors import Unsupported
 from manykin.spaces import Image, Space, Table, Value, Vector, columns_of
-from manykin.transforms.base import Transform, no_ldj
+from manykin.transforms.base import Transform, no_ldj, representative
 from manykin.transforms.continuous import restore
 
 
@@ -22,19 +24,17 @@ class Dequantise(Transform):
     exact = False
 
     def __init__(self, space: Space) -> None:
-        columns = columns_of(space)
+        columns = representative(space)
         unordered = [column.name for column in columns if column.kind == "categorical" or column.missing]
         if unordered:
             raise Unsupported(
                 f"real-valued models need ordered columns without missing values; {unordered[0]!r} is categorical or has missing values."
             )
-        target: Space = Image(space.size, None) if isinstance(space, Image) else Vector(len(columns), names=tuple(column.name for column in columns))
-        super().__init__(space, target)
-        shape = (1, 1, 1) if isinstance(space, Image) else space.shape
-        used = columns[:1] if isinstance(space, Image) else columns
-        self.step = torch.tensor([column.grid or 0.0 for column in used], dtype=torch.float64).view(shape)
-        self.low = torch.tensor([column.origin for column in used], dtype=torch.float64).view(shape)
-        high = [column.origin + (column.cardinality - 1) * (column.grid or 0.0) if column.cardinality else float("inf") for column in used]
+        super().__init__(space, _real(space))
+        shape = (1,) * len(space.shape) if len(columns) == 1 else space.shape
+        self.step = torch.tensor([column.grid or 0.0 for column in columns], dtype=torch.float64).view(shape)
+        self.low = torch.tensor([column.origin for column in columns], dtype=torch.float64).view(shape)
+        high = [column.origin + (column.cardinality - 1) * (column.grid or 0.0) if column.cardinality else float("inf") for column in columns]
         self.high = torch.tensor(high, dtype=torch.float64).view(shape)
         self.bottom = torch.where(self.high.isfinite(), self.low, float("-inf"))
 
@@ -53,6 +53,14 @@ class Dequantise(Transform):
         return restore(x, self.source)
 
 
+def _real(space: Space) -> Space:
+    """The space of the same shape and names whose entries are real numbers."""
+    if isinstance(space, Image):
+        return Image(space.size, None)
+    names = space.names if isinstance(space, Vector) else tuple(column.name for column in columns_of(space))
+    return Vector(math.prod(space.shape), names=names)
+
+
 def on_grid(space: Space) -> bool:
     """Whether any entry of the space lies on a grid, so that a real-valued model needs dequantisation."""
-    return isinstance(space, (Vector, Image, Table)) and any(column.grid is not None for column in columns_of(space))
+    return isinstance(space, (Vector, Image, Table)) and any(column.grid is not None for column in representative(space))
