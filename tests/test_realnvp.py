@@ -162,10 +162,16 @@ def test_start_normalises_every_layer_and_start_again_changes_nothing():
     model = RealNVP(None, Vector(4))
     model.start(lambda: [Batch(x)], Batch(x), seed=0)
     z, _ = model.to_model_space(x)
+    seen = []
+    hooks = [norm.register_forward_hook(lambda norm, given, result: seen.append(result[0])) for norm in model.norms]
     with torch.no_grad():
-        h, _ = model._flow(z, None)
-    assert h.mean(dim=0).abs().max() < 1e-4
-    assert (h.std(dim=0) - 1).abs().max() < 1e-2
+        model._flow(z, None)
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == len(model.norms)
+    for h in seen:
+        assert h.mean(dim=0).abs().max() < 1e-4
+        assert (h.std(dim=0) - 1).abs().max() < 1e-2
     with torch.no_grad():
         model.norms[0].shift.add_(1.0)
     state = {name: value.clone() for name, value in model.state_dict().items()}

@@ -35,7 +35,7 @@ class Coupling(nn.Module):
 
     With z = (a, b): ``h = (b * exp(s(a, c)) + t(a, c), a)`` and ``log|det| = sum s(a, c)`` (Dinh, Sohl-Dickstein and Bengio, Density estimation
     using Real NVP, 2017, equations 7 and 8). ``s = factor * tanh(...)`` with a learned factor, so that neither direction can overflow; the network
-    starts at zero and the layer therefore as the identity.
+    starts near zero, and not at it: at the identity, entries that are independent of each other give no gradient that could bend the flow.
 
     Args:
         kept: entries of a, at least 1.
@@ -48,7 +48,7 @@ class Coupling(nn.Module):
         super().__init__()
         self.kept = kept
         self.factor = nn.Parameter(torch.full((moved,), 2.0))
-        self.net = MLP(kept + context, config.hidden, 2 * moved, activation=config.activation, dropout=config.dropout, last="zero")
+        self.net = MLP(kept + context, config.hidden, 2 * moved, activation=config.activation, dropout=config.dropout, last="small")
 
     def forward(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """h and the log-determinants, shapes (n, d) and (n,)."""
