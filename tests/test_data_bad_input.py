@@ -15,6 +15,8 @@ import torch
 from PIL import Image as Pillow
 
 from manykin.data import limits, load_data
+from manykin.data.files import read_parquet
+from manykin.data.options import DataOptions
 from manykin.errors import InvalidInput, ManykinWarning
 from manykin.spaces import Vector
 
@@ -277,6 +279,32 @@ def test_npz_whose_header_lies(tmp_path):
     refused(path, "x.npz, array 'x' is cut short: its header promises more than the archive holds")
 
 
+def test_npz_reads_arrays_only_and_no_more_than_the_archive_states(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=X)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("other.bin", bytes(50_000_000))
+    load_data(path, options={"max_bytes": 1_000_000})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive, archive.open("x.npy", "w") as file:
+        np.lib.format.write_array(file, X)
+    refused(path, "x.npz, array 'x' is packed in a way that numpy never writes")
+    np.savez_compressed(path, x=np.zeros((100_000, 4)))
+    content = path.read_bytes()
+    stated = (3_200_128).to_bytes(4, "little")
+    assert content.count(stated) == 2, "in the member's own header and in the directory"
+    path.write_bytes(content.replace(stated, (128).to_bytes(4, "little")))
+    refused(path, "x.npz, array 'x' is (cut short|damaged)")
+
+
+def test_npz_with_damaged_contents(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, x=X)
+    content = path.read_bytes()
+    for start in range(40, len(content) - 200, 50):
+        path.write_bytes(content[:start] + bytes([byte ^ 0x5A for byte in content[start : start + 20]]) + content[start + 20 :])
+        refused(path, "x.npz")
+
+
 def test_parquet(tmp_path, monkeypatch):
     path = tmp_path / "t.parquet"
     table(a=["u", "v"] * 10).to_parquet(path)
@@ -290,6 +318,54 @@ def test_parquet(tmp_path, monkeypatch):
     pq.write_table(pa.table({"a": pa.array(np.zeros(3_000_000))}), path)
     monkeypatch.setattr(limits, "available_memory", lambda: 10_000_000)
     refused(path, "t.parquet needs about 48 MB of memory; at most 5 MB")
+
+
+LONG = "x" * 100_000
+
+
+def dictionary_bomb(path):
+    pq.write_table(pa.table({"ok": np.arange(4000.0), "t": pa.array([LONG + str(row % 2) for row in range(4000)])}), path)
+
+
+def categories_bomb(path):
+    words = pa.DictionaryArray.from_arrays(pa.array(np.arange(50) % 50), pa.array([LONG + str(row) for row in range(50)]))
+    pq.write_table(pa.table({"ok": np.arange(50.0), "t": words}), path, compression="none")
+
+
+def prefix_bomb(path):
+    table = pa.table({"ok": np.arange(4000.0), "t": pa.array([LONG + str(row) for row in range(4000)])})
+    pq.write_table(table, path, use_dictionary=False, column_encoding={"t": "DELTA_BYTE_ARRAY"})
+
+
+@pytest.mark.parametrize("write", [dictionary_bomb, categories_bomb, prefix_bomb])
+def test_parquet_whose_texts_are_larger_than_their_codes(write, tmp_path):
+    path = tmp_path / "bomb.parquet"
+    write(path)
+    before = pa.total_allocated_bytes()
+    pa.default_memory_pool().release_unused()
+    refused(path, r"bomb.parquet needs (about|at least) .* of memory; at most 5 MB \(data.max_bytes\) may be used", options={"max_bytes": 5_000_000})
+    assert pa.total_allocated_bytes() - before < 50_000_000
+
+
+def test_parquet_is_read_as_pandas_reads_it(tmp_path):
+    path = tmp_path / "t.parquet"
+    n = 150_000
+    frame = pd.DataFrame(
+        {
+            "i": pd.array(rng().integers(0, 5, n), dtype="Int64"),
+            "f": rng().standard_normal(n),
+            "t.x": rng().choice(["u", "v", None], n),
+            "c": pd.Categorical(rng().choice(["p", "q"], n)),
+            "b": rng().choice([True, False], n),
+        }
+    )
+    frame.to_parquet(path, row_group_size=40_000)
+    pd.testing.assert_frame_equal(read_parquet(path, DataOptions()), pd.read_parquet(path))
+    parts = [pa.table({"t": pa.array([f"{part}{row % 9}" for row in range(70_000)])}) for part in "ab"]
+    with pq.ParquetWriter(path, parts[0].schema) as writer:
+        for part in parts:
+            writer.write_table(part)
+    pd.testing.assert_frame_equal(read_parquet(path, DataOptions()), pd.read_parquet(path))
 
 
 # CSV.

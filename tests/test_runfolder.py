@@ -1,12 +1,15 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import manykin as mk
 from manykin.errors import CheckpointMismatch, InvalidInput, TrainingFailed
 from manykin.spaces import Vector
 from manykin.training import RunFolder, TrainOptions, describe_model, load_weights, train
@@ -139,6 +142,11 @@ def edit(run, change):
         (lambda c: c["model"]["config"].update(components=4), r"key 'model\.config\.components' is 4; this model has 3"),
         (lambda c: c["model"]["config"].pop("epochs"), r"key 'model\.config\.epochs' is null"),
         (lambda c: c["space"].update(size=3), "key 'space' is .*this model has"),
+        (lambda c: c.update(condition=3), "key 'condition' is 3; expected dict"),
+        (lambda c: c.update(result=[1]), r"key 'result' is \[1\]; expected dict"),
+        (lambda c: c.update(versions="1"), "key 'versions' is \"1\"; expected dict"),
+        (lambda c: c.update(preset=1), "key 'preset' is 1; expected str"),
+        (lambda c: c.update(transform=[1]), r"key 'transform' is \[1\]; expected a list of names"),
         (lambda c: c["sizes"].update(rows=-1), r"key 'sizes\.rows' is -1"),
         (lambda c: c["sizes"].update(rows=8), r"tensor 'start_rows' is \[7, 2\]; this model needs \[8, 2\]"),
         (lambda c: c["sizes"].update(rows=10**15), r"sizes\.rows = 1000000000000000 in config\.json does not fit"),
@@ -172,7 +180,14 @@ def test_notes_are_free(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message", [(None, "is missing"), ("", "truncated or damaged"), ('{"a": 1', "truncated or damaged"), ("[]", "holds a list")]
+    "text, message",
+    [
+        (None, "is missing"),
+        ("", "truncated or damaged"),
+        ('{"a": 1', "truncated or damaged"),
+        ("[]", "holds a list"),
+        ("[" * 100_000, "truncated or damaged"),
+    ],
 )
 def test_a_damaged_config_is_named(text, message, tmp_path):
     _, run = finished(tmp_path / "run")
@@ -276,3 +291,52 @@ def test_description_is_json(tmp_path):
     assert json.loads(json.dumps(described)) == described
     run.write_card("# A card\n")
     assert (run.path / "README.md").read_text() == "# A card\n"
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pretrained")
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    for name in ("gaussian", "realnvp", "kde", "gan", "independent"):
+        mk.fit(name, x, preset="tiny", max_steps=2).save_pretrained(path / name)
+    return path
+
+
+def space(**values):
+    return lambda config: config.update(space=values)
+
+
+DAMAGED = [
+    ("gaussian", space(space="Record"), "key 'space' .*expected 'fields' alone"),
+    ("gaussian", space(space="Table", columns=[3]), r"key 'space' .*space\.columns\[0\] is 3"),
+    ("gaussian", lambda c: c["space"].update(size="2"), r"key 'space' .*space\.size is '2'; expected an integer"),
+    ("gaussian", lambda c: c["space"].update(size=10**40), r"key 'space' .*space\.size is 1000.*; expected an integer"),
+    ("gaussian", lambda c: c["space"].pop("space"), "key 'space' .*None is not known"),
+    ("gaussian", lambda c: c.update(condition=3), "key 'condition' is 3; expected dict"),
+    ("gaussian", lambda c: c.update(condition={"space": "Labels"}), "key 'condition' .*condition has no key 'classes'"),
+    ("gaussian", lambda c: c.update(condition={"space": "Labels", "classes": 10**12}), "key 'condition' asks for 1000000000000 entries"),
+    ("gaussian", lambda c: c.update(result=[1]), "key 'result'"),
+    ("gaussian", lambda c: c.update(form={"kind": "sculpture"}), "key 'form' .*'sculpture' is not known"),
+    ("gaussian", lambda c: c["model"].update(name="gausian"), r"key 'model\.name' .*gausian"),
+    ("gaussian", lambda c: c["model"]["config"].update(depth=3), r"key 'model\.config' .*depth is not an option"),
+    ("kde", lambda c: c.update(sizes={}), "key 'sizes' in config.json has no 'rows'"),
+    ("realnvp", lambda c: c["model"]["config"].update(layers=10**14), r"key 'model\.config\.layers' asks for 100000000000000 entries"),
+    ("realnvp", lambda c: c["model"]["config"].update(layers=100_000), r"key 'model\.config' in config.json makes more than \d+ tensors"),
+    ("realnvp", space(space="Image", size=[1, 3000, 3000]), "key 'space' asks for 9000000 entries; the .* stored numbers allow at most 1000000"),
+    ("realnvp", space(space="Image", size=[3, 512, 512]), r"tensor .* is \[.*this model needs"),
+    ("gan", space(space="Image", size=[1, 300, 300]), r"tensor .* is \[.*this model needs"),
+    ("independent", space(space="Vector", size=5_000_000, levels=4), "key 'space' asks for 5000000 entries"),
+    ("independent", space(space="Image", size=[1, 9, 9], levels=10**9, ordinal=False), "key 'space' asks for 1000000000 entries"),
+]
+
+
+@pytest.mark.parametrize("name, change, message", DAMAGED)
+def test_a_damaged_description_is_one_line_and_quick(name, change, message, pretrained, tmp_path):
+    run = RunFolder(shutil.copytree(pretrained / name, tmp_path / "run"))
+    mk.from_pretrained(run.path)
+    edit(run, change)
+    start = time.process_time()
+    with pytest.raises(CheckpointMismatch, match=message) as caught:
+        mk.from_pretrained(run.path)
+    assert time.process_time() - start < 5
+    assert "\n" not in str(caught.value)

@@ -98,3 +98,45 @@ def test_values_of_records_are_sliced_and_joined():
 def test_impossible_spaces_are_refused(make):
     with pytest.raises(InvalidInput, match="expected|needs"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "space is 3; expected an object"),
+        ({}, "space None is not known"),
+        ({"space": ["Vector"]}, "space \\['Vector'\\] is not known"),
+        ({"space": "Vector"}, "space has no key 'size'; expected an integer"),
+        ({"space": "Vector", "size": "2"}, "space.size is '2'; expected an integer"),
+        ({"space": "Vector", "size": True}, "space.size is True"),
+        ({"space": "Vector", "size": 2.0}, "space.size is 2.0"),
+        ({"space": "Vector", "size": 10**30}, "space.size is 1000"),
+        ({"space": "Vector", "size": 2, "levels": [4]}, "space.levels is \\[4\\]; expected an integer or null"),
+        ({"space": "Vector", "size": 1, "step": [None]}, "space.step is \\[None\\]; expected a list of a finite number or null"),
+        ({"space": "Vector", "size": 1, "step": [-1.0]}, "negative or not finite"),
+        ({"space": "Vector", "size": 1, "names": "a"}, "space.names is 'a'; expected a list of text"),
+        ({"space": "Image", "size": [1, 2]}, "space.size is \\[1, 2\\]; expected a list of 3 of an integer"),
+        ({"space": "Image", "size": [1, 2, 3], "ordinal": 1}, "space.ordinal is 1; expected true or false"),
+        ({"space": "Labels", "classes": 2, "names": [[1], 2]}, "space.names is \\[\\[1\\], 2\\]"),
+        ({"space": "Tokens", "vocab": 3, "length": None}, "space.length is None"),
+        ({"space": "Table"}, "expected 'columns' alone, a list"),
+        ({"space": "Table", "columns": [1]}, "space.columns\\[0\\] is 1; expected an object"),
+        ({"space": "Table", "columns": [{"name": "a", "low": float("nan")}]}, "space.columns\\[0\\].low is nan; expected a finite number"),
+        ({"space": "Table", "columns": [{"name": "a", "kind": "colour"}]}, "columns\\[0\\].kind is 'colour'; expected one of real, integer, cat"),
+        ({"space": "Record"}, "expected 'fields' alone, a list"),
+        ({"space": "Record", "fields": [["a"]]}, "space.fields\\[0\\] is \\['a'\\]; expected a name and a space"),
+        ({"space": "Record", "fields": [["a", {"space": "Record", "fields": []}]]}, "not itself a Record"),
+        ({"space": "Record", "fields": [["a", {"space": "Vector", "size": None}]]}, "space.a.size is None"),
+    ],
+)
+def test_damaged_json_is_named_by_its_key(data, message):
+    with pytest.raises(InvalidInput, match=message) as caught:
+        space_from_json(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_repeated_names_are_found_in_wide_tables():
+    columns = [Column(f"x{index}") for index in range(20_000)]
+    assert Table(tuple(columns)).shape == (20_000,)
+    with pytest.raises(InvalidInput, match="repeated column names \\['x7'\\]"):
+        Table((*columns, Column("x7")))

@@ -5,8 +5,9 @@ import torch
 from torch.autograd.functional import jacobian
 
 from manykin.errors import InvalidInput, Unsupported
-from manykin.spaces import Column, Image, Labels, Record, Table, Tokens, Vector
+from manykin.spaces import Column, Image, Labels, Record, Table, Tokens, Vector, columns_of
 from manykin.transforms import AsColumns, Chain, Dequantise, Flatten, Identity, Logit, Scale, Standardise, Support, bridge
+from manykin.transforms.base import representative
 
 REAL = Support((Vector,))
 
@@ -172,3 +173,36 @@ def test_dequantise_stays_in_its_cell():
     assert (z[:, 0] >= 0.75).all()
     assert (z[:, 0] < 1.25).all()
     assert (z[:, 1] == 3).all()
+
+
+@pytest.mark.parametrize("bounded", ["logit", "scale", "keep"])
+@pytest.mark.parametrize("space", [Image((3, 2000, 2000)), Image((1, 2000, 2000), None), Vector(4_000_000, levels=4)], ids=str)
+def test_bridges_do_not_build_a_column_per_pixel(space, bounded, monkeypatch):
+    built = []
+    check = Column.__post_init__
+    monkeypatch.setattr(Column, "__post_init__", lambda column: (built.append(1), check(column)))
+    assert bridge(space, Support((Vector,), bounded=bounded)).target.shape == (math.prod(space.shape),)
+    assert len(built) < 10
+
+
+@pytest.mark.parametrize("space", [Image((1, 2, 3), 5), Vector(6, levels=5), Vector(6, step=(1.0,) * 6), Vector(6)], ids=str)
+def test_one_column_stands_for_all(space):
+    columns = columns_of(space)
+    for column in representative(space):
+        assert all((other.grid, other.origin, other.cardinality, other.kind) == (column.grid, column.origin, column.cardinality, column.kind)
+                   for other in columns)  # fmt: skip
+
+
+@pytest.mark.parametrize("bounded", ["logit", "scale"])
+def test_one_bound_acts_like_a_bound_per_entry(bounded):
+    x = torch.randint(0, 5, (20, 3), generator=torch.Generator().manual_seed(0)).double()
+    kind = Logit if bounded == "logit" else Scale
+    one, many = kind(Vector(3), [(0.0, 5.0)]), kind(Vector(3), [(0.0, 5.0)] * 3)
+    for a, b in zip(one(x + 0.5), many(x + 0.5), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(one.inverse(one(x + 0.5)[0]), many.inverse(many(x + 0.5)[0]))
+
+
+def test_columns_keep_their_names_through_dequantisation():
+    assert Dequantise(Vector(2, levels=3, names=("a", "b"))).target == Vector(2, names=("a", "b"))
+    assert Dequantise(Table((Column("a", step=0.5), Column("b")))).target == Vector(2, names=("a", "b"))

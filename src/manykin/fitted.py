@@ -18,6 +18,7 @@ from manykin.models import get, name_of
 from manykin.random import hash_seed
 from manykin.spaces import Image, Labels, Space, Table, Value, Vector, count, space_from_json, take
 from manykin.training import RunFolder
+from manykin.training.layout import extent
 
 T = TypeVar("T")
 
@@ -239,9 +240,9 @@ def from_pretrained(path: str | Path, *, revision: str | None = None, token: str
     options = _read(file, "model.config", lambda: cls.config_class.from_json(_key(config, "model", "config")))
     form = _read(file, "form", lambda: Form.from_json(_key(config, "form")))
     spaces = {key: _read(file, key, lambda key=key: space_from_json(config[key], key)) for key in ("space", "condition") if config[key] is not None}  # type: ignore[misc]
-    for key, space in spaces.items():
-        run.check_space(key, space)
-    model = _read(file, "space", lambda: run.load_model(lambda: cls(options, spaces["space"], spaces.get("condition"))))
+    numbers = {f"model.config.{key}": value for key, value in options.to_json().items() if isinstance(value, int)}
+    run.check_entries({key: extent(space) for key, space in spaces.items()} | numbers)
+    model = _read(file, "model", lambda: run.load_model(lambda: cls(options, spaces["space"], spaces.get("condition"))))
     return Fitted(
         model,
         name,
@@ -264,7 +265,7 @@ def _read(file: Path, key: str, build: Callable[[], T]) -> T:
     try:
         return build()
     except (ValueError, TypeError, KeyError, RuntimeError, MemoryError, OverflowError, RecursionError) as error:
-        reason = (str(error).splitlines() or [""])[0][:300] if isinstance(error, InvalidInput) else type(error).__name__
+        reason = (str(error).splitlines() or [""])[0][:300] or type(error).__name__
         raise CheckpointMismatch(f"{file}: key {key!r} does not describe a model that this version can build: {reason}") from error
 
 

@@ -77,7 +77,7 @@ class Space(ABC):
             InvalidInput: empty batch, wrong rank, size or dtype, NaN or infinity, value out of range; names rows and columns.
         """
         if not isinstance(x, Tensor):
-            raise InvalidInput(f"{name} is a {type(x).__name__}; expected a tensor of shape (n, {_join(self.shape)}) for {self}.")
+            raise InvalidInput(f"{name} is a {type(x).__name__}; expected a tensor of shape (n, {', '.join(map(str, self.shape))}) for {self}.")
         if x.shape[1:] != self.shape or x.dim() != len(self.shape) + 1:
             raise InvalidInput(f"{name} has shape {tuple(x.shape)}; expected {_expected(self.shape)} for {self}.")
         if len(x) == 0:
@@ -494,10 +494,8 @@ def space_from_json(data: Mapping[str, Any], where: str = "space") -> Space:
     if kind is Table:
         return Table(tuple(_column(column, f"{where}.columns[{index}]") for index, column in enumerate(values["columns"])))
     for index, pair in enumerate(values["fields"]):
-        if (
-            not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict))
-            or pair[1].get("space") == "Record"
-        ):
+        named = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict)
+        if not named or pair[1].get("space") == "Record":
             raise InvalidInput(f"{where}.fields[{index}] is {brief(pair)}; expected a name and a space that is not itself a Record.")
     return Record([(name, space_from_json(part, f"{where}.{name}")) for name, part in values["fields"]])
 
@@ -547,9 +545,5 @@ def _dtype(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def _join(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
-
-
 def _expected(shape: tuple[int, ...]) -> str:
-    return f"(n, {_join(shape)})" if shape else "(n,)"
+    return f"(n, {', '.join(map(str, shape))})" if shape else "(n,)"

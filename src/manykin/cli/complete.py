@@ -23,6 +23,6 @@ def command(output: Output, run: str, known: Path, condition: str | None, seed: 
 
     fitted = from_pretrained(run)
     seed = fresh_seed() if seed is None else seed
-    x, mask = read_partial(known)
+    x, mask = read_partial(known, fitted.provenance.get("options"))
     filled = fitted.complete(x, mask, parse_condition(fitted, condition), seed=seed)
     deliver(output, fitted, filled, {"run": run, "n": len(filled), "seed": seed}, out, force=force, stem="completed")

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,29 +43,35 @@ def parse_condition(fitted: "Fitted", text: str | None) -> Any:
         raise InvalidInput(f"--condition {text!r} is not a list of numbers; expected {space}, as 0.5,1.2.") from None
 
 
-def read_partial(path: Path) -> tuple[Any, Any]:
+def read_partial(path: Path, options: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     """Examples with gaps from a file: ``(x, known)``; known is None where gaps are empty cells or NaN.
+
+    Tables are read with the data options of the run, so that the same marks mean missing.
 
     Raises:
         InvalidInput: for a file that is missing, of another kind, or damaged.
     """
     import numpy as np
-    import pandas as pd
 
+    from manykin.data.csvs import read_csv
+    from manykin.data.files import read_npy, read_npz, read_parquet
+    from manykin.data.load import read_options
+
+    chosen = read_options(options)
     if not path.is_file():
         raise InvalidInput(
             f"--known {str(path)!r} is not a file; expected a CSV or Parquet with empty cells, an NPY with NaN, or an NPZ of x and known."
         )
     try:
         if path.suffix == ".csv":
-            return pd.read_csv(path), None
+            return read_csv(path, chosen), None
         if path.suffix == ".parquet":
-            return pd.read_parquet(path), None
+            return read_parquet(path, chosen), None
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False), None
+            return read_npy(path), None
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return archive["x"], archive["known"].astype(bool)
+            arrays = read_npz(path, chosen)
+            return arrays["x"], np.asarray(arrays["known"]).astype(bool)
     except (ValueError, KeyError, OSError, EOFError) as error:
         raise InvalidInput(f"--known {str(path)!r} cannot be read: {error}") from error
     raise InvalidInput(f"--known {str(path)!r} has the suffix {path.suffix!r}; expected .csv, .parquet, .npy, or .npz with the arrays x and known.")

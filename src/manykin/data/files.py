@@ -135,9 +135,10 @@ def read_parquet(path: Path, options: DataOptions) -> Any:
             stored = sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups))
             widths = sum(field.type.byte_width for field in schema if pa.types.is_fixed_size_binary(field.type))
             budget.check(max(2 * stored, (16 * meta.num_columns + 2 * widths) * meta.num_rows))
-        texts = [field.name for field in schema if _is_text(field.type)]
+            chained = _chained(meta)
+        texts = [field.name for field in schema if _is_text(field.type) and field.name not in chained]
         with reading(path), pq.ParquetFile(path, read_dictionary=texts) as file:
-            frame = pa.Table.from_batches(_decoded(file, schema, budget), schema).unify_dictionaries().to_pandas()
+            frame = pa.Table.from_batches(_decoded(file, schema, budget, 64 if chained else 1 << 16), schema).unify_dictionaries().to_pandas()
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
@@ -145,15 +146,18 @@ def read_parquet(path: Path, options: DataOptions) -> Any:
     return frame.reset_index() if frame.index.name is not None else frame.reset_index(drop=True)
 
 
-def _decoded(file: Any, schema: Any, budget: Budget) -> Iterator[Any]:
+def _chained(meta: Any) -> set[str]:
+    """Columns whose texts repeat the start of the one before them: the reader unpacks these itself, so that it must be given few rows at a time."""
+    columns = [meta.row_group(group).column(index) for group in range(meta.num_row_groups) for index in range(meta.num_columns)]
+    return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
+
+
+def _decoded(file: Any, schema: Any, budget: Budget, rows: int) -> Iterator[Any]:
     """The batches of a Parquet file in the types of ``schema``, each refused before it is unpacked where it exceeds the budget."""
     import pyarrow as pa
 
-    groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-    chained = any("DELTA_BYTE_ARRAY" in group.column(index).encodings for group in groups for index in range(group.num_columns))
     taken, seen = 0, set()
-    # Texts that repeat the start of the one before them are unpacked by the reader itself, at most one batch of them at a time.
-    for batch in file.iter_batches(batch_size=64 if chained else 1 << 16):
+    for batch in file.iter_batches(batch_size=rows):
         for column, field in zip(batch.columns, schema, strict=True):
             if _is_text(field.type):
                 taken += _TEXT_COPIES * _unpacked_bytes(column)

@@ -24,6 +24,9 @@ from manykin.testing.statistics import as_columns, blocks
 if TYPE_CHECKING:
     from manykin.training import TrainOptions
 
+LATENT_STEPS = 4
+"""How many times longer the tiny fit of a model with a noisy density lasts."""
+
 
 @dataclass
 class Subject:
@@ -117,7 +120,13 @@ class Context:
 
     @cached_property
     def _fitted(self) -> GenerativeModel:
-        return copy.deepcopy(self.subject.model) if self.subject.fitted else self.fit(self.fresh())
+        if self.subject.fitted:
+            return copy.deepcopy(self.subject.model)
+        kind, steps = self.declared.kind, self.options().max_steps
+        if kind is None or not kind.noisy or not has_gradient(self.declared) or steps is None:
+            return self.fit(self.fresh())
+        # Soon after the start a variational model hardly uses its latents, and mistakes in them would not show.
+        return self.fit(self.fresh(), changes={"max_steps": LATENT_STEPS * steps})
 
     # Data and samples.
 

@@ -29,11 +29,15 @@ from manykin.testing.statistics import (
     Masses,
     as_columns,
     axes_of,
+    continuous,
     edge_cells,
     enumerate_tokens,
+    grid_points,
     integrable,
     integrate,
+    z_threshold,
 )
+from manykin.transforms.continuous import restore
 
 check = Topic("density")
 
@@ -254,6 +258,34 @@ def _same_spread(a: Tensor, b: Tensor, what: str) -> None:
     t = float(log_ratio.mean() / (log_ratio.std() / math.sqrt(len(log_ratio))).clamp_min(1e-12))
     alike = abs(t) < float(stats.t.isf(P_VALUE / 2, len(log_ratio) - 1)) or abs(float(log_ratio.mean())) < math.log(1.25)
     require(alike, f"the variances of {what} have a ratio of {math.exp(float(log_ratio.mean())):.3g}; expected 1")
+
+
+def _few_values(model: GenerativeModel) -> bool:
+    own_noise = model.kind is not None and model.kind.noisy and model.transform.exact
+    return own_noise and has_mass(model) and not isinstance(model.space, Tokens) and continuous(model.space) == 0
+
+
+@check(when=both(implements(Weighs), _few_values))
+def weights_add_up(ctx: Context) -> None:
+    """In a small finite space the means of exp(log_weights) add up to one, neither less nor more.
+
+    The error is that of the k weights of each datum. Nothing is claimed of weights so uneven that less than a quarter of the mass has an effective
+    sample size of a tenth of k: their error would be underestimated.
+    """
+    axes, k, space = partition(ctx), 8192 if ctx.full else 1024, ctx.declared.space
+    points, volumes, _ = grid_points(axes, [0.5] * len(axes))
+    x = restore(points, space)
+    for condition in ctx.condition_values():
+        c = None if condition is None else take(condition, torch.zeros(len(points), dtype=torch.long))
+        with torch.no_grad():
+            weights = cast(Weighs, ctx.model).log_weights(x, k, c, seed=21).exp() * volumes[:, None]
+        masses, size = weights.mean(1), weights.sum(1) ** 2 / weights.square().sum(1).clamp_min(1e-300)
+        even = float(masses[size >= k / 10].sum() / masses.sum())
+        total, error = float(masses.sum()), math.sqrt(float(weights.var(1).sum()) / k)
+        require(
+            even < 0.25 or abs(total - 1) <= z_threshold() * error + 1e-3,
+            f"the means of exp(log_weights) add up to {total:.5g} ± {error:.2g}; expected 1{_given(condition)}",
+        )
 
 
 def _countable(model: GenerativeModel) -> bool:

@@ -27,7 +27,7 @@ from manykin.testing.statistics import z_score, z_threshold
 
 check = Topic("identities")
 
-PILOT = 16
+PILOT = 64
 """Weights of a row that decide, before the others are drawn, whether its importance weights are even enough to count."""
 
 
@@ -45,7 +45,8 @@ class NormalMixture:
     def fit(cls, x: Tensor, components: int = 6, steps: int = 20) -> "NormalMixture":
         """EM from the first rows as means, on rows (n, d); covariances are widened by a tenth and regularised."""
         n, d = x.shape
-        centre, ridge = x.mean(0), 1e-9 * x.var(0).clamp_min(1e-300).diag()
+        centre, spread = x.mean(0), x.var(0)
+        ridge = (1e-3 * spread + 1e-9 * spread.max() + 1e-300).diag()
         whitener = torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T).view(d, d) + ridge))
         u = (x - centre) @ whitener.T
         components = max(1, min(components, n // (8 * (d + 2))))
@@ -73,7 +74,8 @@ class NormalMixture:
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x), shape (n,)."""
         joint = _normals(self.whitened(x), self.means, self.factors) + self.shares.log()
-        return joint.logsumexp(1) + torch.linalg.slogdet(self.whitener).logabsdet
+        volume: Tensor = torch.linalg.slogdet(self.whitener).logabsdet
+        return joint.logsumexp(1) + volume
 
     def sample(self, n: int, seed: int) -> Tensor:
         """n draws, shape (n, d)."""
@@ -81,18 +83,19 @@ class NormalMixture:
         k = torch.multinomial(self.shares, n, replacement=True, generator=g)
         noise = torch.randn(n, self.means.shape[1], generator=g, dtype=self.means.dtype)
         u = self.means[k] + torch.einsum("nij,nj->ni", self.factors[k], noise)
-        return self.centre + torch.linalg.solve(self.whitener, u.T).T
+        offset: Tensor = torch.linalg.solve(self.whitener, u.T).T
+        return self.centre + offset
 
 
 def _normals(u: Tensor, means: Tensor, factors: Tensor) -> Tensor:
     """log N(u; mean_k, L_k L_k^T), shape (n, k)."""
-    rest = torch.linalg.solve_triangular(factors, (u[:, None] - means).permute(1, 2, 0), upper=False)
+    rest: Tensor = torch.linalg.solve_triangular(factors, (u[:, None] - means).permute(1, 2, 0), upper=False)
     volume = factors.diagonal(dim1=1, dim2=2).log().sum(1) + 0.5 * u.shape[1] * math.log(2 * math.pi)
     return -0.5 * rest.square().sum(1).T - volume
 
 
 def _bridged(model: GenerativeModel) -> bool:
-    known = is_normalised(model) and real_space(model) and one_tensor(model)
+    known = is_normalised(model) and real_space(model) and one_tensor(model) and math.prod(model.space.shape) <= 256
     return known and (is_repeatable(model) or isinstance(model, Weighs))
 
 
@@ -104,11 +107,11 @@ def mass_by_bridge(ctx: Context) -> None:
     and the samples follow it (Meng and Wong, Simulating ratios of normalizing constants via a simple identity, 1996, equation 2.3, with the
     optimal bridge at a ratio of one). All terms are bounded, and supports may differ. g: one, entries and squared norm in whitened coordinates.
     Where p is known by importance weights, w is corrected for their noise by the jackknife, its correction is allowed as error, and g leaves out
-    rows whose pilot weights are too uneven. Where p and q hardly overlap (some hundred dimensions), nothing is claimed.
+    rows whose pilot weights are too uneven. Where p and q hardly overlap, or beyond 256 entries, nothing is claimed.
     """
     noisy = not is_repeatable(ctx.model)
     drawn, c = ctx.samples(32_768 if ctx.full else 8192)
-    n = (6144 if ctx.full else 1536) if noisy else count(drawn) - 1024
+    n = (16_384 if ctx.full else 3072) if noisy else count(drawn) - 1024
     x = ctx.columns(drawn)[: n + 1024]
     held = None if c is None else take(c, slice(1024, n + 1024))
     mixture = NormalMixture.fit(x[:1024])
@@ -140,7 +143,7 @@ def _side(ctx: Context, q: NormalMixture, rows: Tensor, c: Value | None) -> _Sid
     with torch.no_grad():
         pilot = model.log_weights(x, PILOT, c, seed=3).softmax(1)
         log_weights = model.log_weights(x, k, c, seed=4)
-    usable = (1 / pilot.square().sum(1) >= PILOT / 4).double()
+    usable = (1 / pilot.square().sum(1) >= PILOT / 2).double()
     whole, *halves = (torch.sigmoid(part.logsumexp(1) - math.log(part.shape[1]) - known) for part in (log_weights, *log_weights.chunk(2, dim=1)))
     correction = (whole - (halves[0] + halves[1]) / 2) * usable
     return _Side(rows, whole * usable + correction, correction, usable)
@@ -160,7 +163,7 @@ def _balance(q: NormalMixture, sides: list[_Side], one: Tensor, other: Tensor) -
         a, b = g0 * one, g1 * other
         error = math.sqrt(float(a.var()) / len(a) + float(b.var()) / len(b))
         gap = float(a.mean() - b.mean())
-        slack = 1e-3 + abs(float((g0 * sides[0].correction).mean() + (g1 * sides[1].correction).mean()))
+        slack = 1e-3 + float((g0 * sides[0].correction).mean().abs() + (g1 * sides[1].correction).mean().abs())
         ratio = float(one.mean()) / max(float(other.mean()), 1e-300)
         require(
             abs(gap) <= limit * error + slack,

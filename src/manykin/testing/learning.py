@@ -126,7 +126,7 @@ def _standardised(ctx: Context) -> tuple[Tensor, Callable[[Value], Tensor]]:
 
 def _variance_within(rows: Tensor, labels: Tensor) -> float:
     """The sum over columns of the variance within labels, weighted by their counts."""
-    parts = [rows[labels == label] for label in labels.unique()]
+    parts = [rows[labels == label] for label in sorted(set(labels.tolist()))]
     return float(sum(((part - part.mean(0)) ** 2).sum() for part in parts)) / len(rows)
 
 

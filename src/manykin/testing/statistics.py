@@ -193,7 +193,7 @@ def integrate(log_prob: Callable[[Value, int], Tensor], space: Space, axes: list
         shifts = torch.rand(len(axes), generator=g, dtype=torch.float64)
         both = []
         for side, shift in enumerate((shifts, 1 - shifts)):
-            points, weights, place = _grid(axes, shift.tolist())
+            points, weights, place = grid_points(axes, shift.tolist())
             mass = weights * log_prob(restore(points, space), 2 * replicate + side).exp()
             both.append(torch.zeros(cells, dtype=torch.float64).index_add_(0, place, mass))
         replicates.append(torch.stack(both).mean(0))
@@ -204,7 +204,8 @@ def integrate(log_prob: Callable[[Value, int], Tensor], space: Space, axes: list
     return Masses(stack.mean(0), stack.var(0) / pairs, float(totals.mean()), float(totals.std()) / math.sqrt(pairs), float(totals.min()))
 
 
-def _grid(axes: list[Axis], shifts: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+def grid_points(axes: list[Axis], shifts: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Points of all cells as columns (n, d), their weights, and the flat number of their cell."""
     parts = [axis.points(shift) for axis, shift in zip(axes, shifts, strict=True)]
     points = torch.cartesian_prod(*[part[0] for part in parts]).view(-1, len(axes))
     weights = torch.cartesian_prod(*[part[1] for part in parts]).view(-1, len(axes)).prod(dim=1)

@@ -54,11 +54,11 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def extent(space: Space) -> int:
-    """How many entries a model of the space has to tell apart: its dimensions, and its classes, symbols or unordered levels."""
+    """How many entries a model of the space has to tell apart: its dimensions, or its classes, symbols or unordered levels."""
     if isinstance(space, Record):
         return sum(extent(part) for _, part in space.fields)
     kinds = {Labels: "classes", Tokens: "vocab"} | ({} if getattr(space, "ordinal", True) else {Image: "levels"})
-    return math.prod(space.shape) + int(getattr(space, kinds.get(type(space), ""), None) or 0)
+    return max(math.prod(space.shape), int(getattr(space, kinds.get(type(space), ""), None) or 0))
 
 
 def brief(value: Any) -> str:

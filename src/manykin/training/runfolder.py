@@ -16,11 +16,10 @@ import torch
 from manykin import __version__
 from manykin.contract import GenerativeModel
 from manykin.errors import CheckpointMismatch, InvalidInput, suggest
-from manykin.spaces import Space
 from manykin.training import checkpoint
 from manykin.training.device import rank
 from manykin.training.files import remove, replace_file, replace_tensors, write_json, writing
-from manykin.training.layout import FORMAT, REQUIRED, brief, check_config, check_keys, extent
+from manykin.training.layout import FORMAT, REQUIRED, brief, check_config, check_keys
 from manykin.training.lock import Lock
 from manykin.training.weights import check_layout, load_weights, model_tensors, read_layout
 
@@ -33,7 +32,7 @@ OURS = (CONFIG, MODEL, METRICS, CARD, *LEFTOVERS, "checkpoints", "samples", "com
 
 
 ENTRIES = 16
-"""How many entries of a space one stored number may stand for."""
+"""How many entries of a space, or units of an option, one stored number may stand for."""
 
 
 class RunFolder:
@@ -213,20 +212,24 @@ class RunFolder:
         self.fill_model(model)
         return model
 
-    def check_space(self, key: str, space: Space) -> None:
-        """Refuse a space far larger than a model with the stored weights can be about, before anything is built for it.
+    def check_entries(self, entries: Mapping[str, int]) -> None:
+        """Refuse spaces and options far larger than a model with the stored weights can have, before anything is built for them.
 
         A model whose shapes do not grow with its data (a convolution) may be small, so a million entries are always allowed.
 
+        Args:
+            entries: how many by the key of ``config.json`` that asks for them.
+
         Raises:
-            CheckpointMismatch: naming the key, where the space has more entries than that and than ``ENTRIES`` times the stored numbers.
+            CheckpointMismatch: naming the key with more entries than that and than ``ENTRIES`` times the stored numbers.
         """
         stored = sum(math.prod(shape) for shape, _ in read_layout(self.model_file).values())
         most = max(1_000_000, ENTRIES * stored)
-        if extent(space) > most:
-            raise CheckpointMismatch(
-                f"{self.path / CONFIG}: key {key!r} is {space}, of {extent(space)} entries; the {stored} stored numbers allow at most {most}."
-            )
+        for key, value in entries.items():
+            if value > most:
+                raise CheckpointMismatch(
+                    f"{self.path / CONFIG}: key {key!r} asks for {value} entries; the {stored} stored numbers allow at most {most}."
+                )
 
     def check_model(self, model: GenerativeModel, config: Mapping[str, Any]) -> None:
         """Refuse a model that is not the recorded one.

@@ -1,12 +1,15 @@
 """Weights between a model and safetensors files, checked by name, shape and type before any memory is taken."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
 
 from manykin.contract import GenerativeModel
 from manykin.errors import CheckpointMismatch
@@ -133,13 +136,33 @@ def check_layout(build: Callable[[], GenerativeModel], stored: Layout, sizes: Ma
         if value > most:
             raise CheckpointMismatch(f"{path}: sizes.{key} = {value} in config.json does not fit the stored tensors (at most {most} entries).")
     try:
-        with torch.device("meta"):
+        with _counted(stored, path), torch.device("meta"):
             twin = build()
             twin.allocate(sizes)
+    except KeyError as error:
+        raise CheckpointMismatch(f"{path}: key 'sizes' in config.json has no {error}, which this model needs.") from error
     except (RuntimeError, NotImplementedError):
         return  # The constructor computes with values, which a tensor without memory does not have; the bound above has to do.
     # Types are compared once the model is real: constructors may choose theirs from values.
     compare({name: (shape, _ANY) for name, (shape, _) in stored.items()}, {name: (shape, _ANY) for name, (shape, _) in _of(twin).items()}, path)
+
+
+@contextmanager
+def _counted(stored: Layout, path: Path) -> Iterator[None]:
+    """Stop a constructor that makes far more tensors than are stored: a tampered depth would keep it busy for hours."""
+    thread, made, most = get_ident(), [0], 1000 + 8 * len(stored)
+
+    def count(*_: object) -> None:
+        made[0] += get_ident() == thread
+        if made[0] > most:
+            raise CheckpointMismatch(f"{path}: key 'model.config' in config.json makes more than {most} tensors; {len(stored)} are stored.")
+
+    handles = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _of(model: GenerativeModel) -> Layout:

@@ -14,7 +14,8 @@ from manykin.models.conditions import ConditionFeatures, join
 from manykin.models.latents import check_latents
 from manykin.nn import MLP
 from manykin.random import fresh_seed, seeded
-from manykin.spaces import Labels, Space, Value, Vector, columns_of
+from manykin.spaces import Labels, Space, Value, Vector
+from manykin.transforms.base import representative
 from manykin.transforms.continuous import bounds_of
 
 
@@ -94,7 +95,7 @@ class GAN(GenerativeModel):
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         super().__init__(config, space, condition)
         (size,) = self.model_space.shape
-        bounded = all(bound is not None for bound in bounds_of(columns_of(space)))
+        bounded = all(bound is not None for bound in bounds_of(representative(space)))
         self.generator = Generator(size, bounded, condition, self.config)
         self.discriminator = Discriminator(size, condition, self.config)
 

@@ -147,18 +147,19 @@ class KDE(GenerativeModel):
         return scott if rule == "scott" or m < 3 else self._cross_validate(rows, scott * typical)
 
     def _cross_validate(self, rows: Tensor, guess: float) -> float:
-        """The bandwidth of the best leave-one-out likelihood: a grid around ``guess``, then two finer ones around its best."""
+        """The bandwidth of the best leave-one-out likelihood: a coarse grid around ``guess``, then two finer ones around its best."""
         queries = torch.randperm(len(rows), device=rows.device)[:_QUERIES]
+        asked = queries[: _QUERIES // 4]
         low, high, points = math.log(guess) - 5.0, math.log(guess) + 2.5, 16
         best = math.log(guess)
         for _ in range(3):
             grid = torch.linspace(low, high, points, dtype=torch.float64, device=rows.device)
-            scores = self.leave_one_out(rows, queries, grid.exp())
+            scores = self.leave_one_out(rows, asked, grid.exp())
             if not bool(torch.isfinite(scores).any()):
                 break
             best = float(grid[scores.argmax()])
             step = (high - low) / (points - 1)
-            low, high, points = best - step, best + step, 9
+            low, high, points, asked = best - step, best + step, 9, queries
         return math.exp(best)
 
     def leave_one_out(self, rows: Tensor, queries: Tensor, bandwidths: Tensor) -> Tensor:

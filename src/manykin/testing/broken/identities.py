@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from manykin.contract import Batch, Sampler
 from manykin.spaces import Labels, Value, Vector
 from manykin.testing.broken.registry import caught_by
-from manykin.testing.oracles import GanOracle, GaussianOracle, LinearVAE
+from manykin.testing.oracles import SWITCHES, GanOracle, GaussianOracle, LinearVAE, LogisticVAE
 from manykin.testing.oracles.support import normal
 
 
@@ -69,6 +69,14 @@ class LooseBound(LinearVAE):
 
     def weight(self, z: Tensor, h: Tensor, posterior: Normal) -> Tensor:
         return super().weight(z, h, posterior) - 5
+
+
+@caught_by("weights-add-up", space=SWITCHES)
+class LooseFiniteBound(LogisticVAE):
+    """A fifth of a nat is missing from the bound in a finite space."""
+
+    def weight(self, z: Tensor, h: Tensor, posterior: Normal) -> Tensor:
+        return super().weight(z, h, posterior) - 0.2
 
 
 @caught_by("mass-by-bridge")

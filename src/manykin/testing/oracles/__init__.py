@@ -8,12 +8,12 @@ from manykin.contract import GenerativeModel
 from manykin.spaces import Column, Labels, Space, Table, Tokens, Vector
 from manykin.testing.oracles.discrete import MarkovOracle, TableOracle
 from manykin.testing.oracles.gaussian import EnergyOracle, GaussianOracle, OracleConfig
-from manykin.testing.oracles.latent import GanOracle, LinearVAE, MixtureOracle
+from manykin.testing.oracles.latent import GanOracle, LinearVAE, LogisticVAE, MixtureOracle
 from manykin.testing.oracles.rows import KernelOracle
 
 __all__ = [
-    "ORACLES", "SMALL_TABLE", "EnergyOracle", "GanOracle", "GaussianOracle", "KernelOracle", "LinearVAE", "MarkovOracle", "MixtureOracle",
-    "OracleConfig", "TableOracle", "oracle",
+    "ORACLES", "SMALL_TABLE", "SWITCHES", "EnergyOracle", "GanOracle", "GaussianOracle", "KernelOracle", "LinearVAE", "LogisticVAE", "MarkovOracle",
+    "MixtureOracle", "OracleConfig", "TableOracle", "oracle",
 ]  # fmt: skip
 
 SMALL_TABLE = Table(
@@ -25,6 +25,9 @@ SMALL_TABLE = Table(
 )
 """A table of twelve possible rows, and six more with a missing value."""
 
+SWITCHES = Table(tuple(Column(name, "categorical", (False, True)) for name in ("first", "second", "third")))
+"""A table of three binary columns."""
+
 ORACLES: dict[str, tuple[type[GenerativeModel], Space, Space | None]] = {
     "gaussian": (GaussianOracle, Vector(2), None),
     "gaussian-wide": (GaussianOracle, Vector(6), None),
@@ -32,6 +35,7 @@ ORACLES: dict[str, tuple[type[GenerativeModel], Space, Space | None]] = {
     "gaussian-on-levels": (GaussianOracle, Vector(2, levels=5), None),
     "energy": (EnergyOracle, Vector(3), None),
     "linear-vae": (LinearVAE, Vector(2), None),
+    "logistic-vae": (LogisticVAE, SWITCHES, None),
     "table": (TableOracle, SMALL_TABLE, None),
     "table-by-label": (TableOracle, Vector(2, levels=3), Labels(2)),
     "mixture": (MixtureOracle, Vector(1), None),

@@ -24,7 +24,7 @@ from manykin.contract import (
     Support,
 )
 from manykin.random import fresh_seed, seeded
-from manykin.spaces import Labels, Space, Value, Vector
+from manykin.spaces import Labels, Space, Table, Value, Vector
 from manykin.testing.oracles.support import FAST, check_latents, normal
 
 
@@ -102,6 +102,32 @@ class LinearVAE(GenerativeModel):
         self.check_condition(condition, len(h))
         with torch.no_grad(), self.evaluating(None):
             return self.finish(self.decoder(check_latents(h, self.latent).to(self.dtype)))
+
+
+class LogisticVAE(LinearVAE):
+    """Binary columns, independent given a Gaussian latent: a VAE in a finite space, whose mass can be added up."""
+
+    def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
+        super().__init__(config, space, condition)
+        del self.log_noise
+
+    @property
+    def accepts(self) -> Support:
+        return Support((Table,))
+
+    def weight(self, z: Tensor, h: Tensor, posterior: Normal) -> Tensor:
+        """log p(z | h) + log p(h) - log q(h | z)."""
+        seen = nn.functional.logsigmoid(self.decoder(h) * (2 * z - 1)).sum(-1)
+        prior = normal(h, torch.zeros_like(h), torch.ones_like(h))
+        return seen + (prior - normal(h, posterior.mean, posterior.stddev)).sum(-1)
+
+    def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
+        return torch.bernoulli(torch.sigmoid(self.decoder(torch.randn(n, self.latent, dtype=self.dtype))))
+
+    def decode(self, h: Tensor, condition: Value | None = None) -> Value:
+        self.check_condition(condition, len(h))
+        with torch.no_grad(), self.evaluating(None):
+            return self.finish((self.decoder(check_latents(h, self.latent).to(self.dtype)) > 0).to(self.dtype))
 
 
 class MixtureOracle(GenerativeModel):
