@@ -102,12 +102,14 @@ class Comparison:
         return folder
 
     def __str__(self) -> str:
-        names = list(dict.fromkeys(metric.name for row in self.rows for metric in row.metrics))
-        lines = []
+        names = [name for name in ("bits_per_dim", "nll", "kl_gap", "energy_distance") if any(row.metric(name) for row in self.rows)]
+        table = [["model", *names, "fit"]]
         for row in self.rows:
-            found = [f"{name} {metric}" for name in names if (metric := row.metric(name)) is not None]
-            lines.append(f"{row.model}: {row.error or '; '.join(found)}")
-        return "\n".join(lines)
+            cells = [row.error] if row.error else [str(row.metric(name) or "none") for name in names]
+            table.append([row.model, *cells, "" if row.seconds is None else f"{row.seconds:.1f} s"])
+        whole = [line for line in table if len(line) == len(table[0])]
+        widths = [max(len(line[place]) for line in whole) for place in range(len(table[0]))]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in table)
 
 
 def _clear(folder: Path) -> None:
