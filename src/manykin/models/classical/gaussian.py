@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from manykin.config import Config, option
-from manykin.contract import EXACT, Batch, ClosedForm, Density, GenerativeModel, Gradient, Optim, Phase, Preset, Progress, Sampler, Support
-from manykin.models.classical.conditioning import complete, draw_conditional, mean_conditional
+from manykin.contract import Batch, ClosedForm, Gradient, Optim, Phase, Preset, Progress, Sampler
 from manykin.models.classical.em import log_densities
 from manykin.models.classical.groups import by_group, groups_of, per_group, spread_of
 from manykin.models.classical.linalg import triangular_inverse
+from manykin.models.classical.real import NormalDensity
 from manykin.models.classical.shapes import SHAPES
-from manykin.spaces import Labels, Space, Value, Vector
+from manykin.spaces import Space, Value
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class GaussianConfig(Config):
     fit: Literal["closed-form", "gradient"] = option("closed-form", "by the formula, in one pass, or by gradient steps on the likelihood")
 
 
-class Gaussian(GenerativeModel):
+class Gaussian(NormalDensity):
     """p(x) = N(x; mu, Sigma), by maximum likelihood: mu the mean and Sigma the covariance of the data (with divisor n).
 
     ``fit="gradient"`` reaches the same solution by steps on the mean log-likelihood. Its parameters are the precision factor A = L^-1 (lower
@@ -74,14 +74,6 @@ class Gaussian(GenerativeModel):
             buffers |= {"first": torch.zeros(g, d), "second": torch.zeros(g, *self.shape.moment_shape(1))}
         for name, value in buffers.items():
             self.register_buffer(name, value.double().clone())
-
-    @property
-    def kind(self) -> Density | None:
-        return EXACT
-
-    @property
-    def accepts(self) -> Support:
-        return Support((Vector,), standardise=False, bounded="keep", condition=(Labels,))
 
     # Learning.
 
@@ -161,14 +153,6 @@ class Gaussian(GenerativeModel):
         return z
 
     # Completion and reading.
-
-    def complete(self, x: Value, known: Tensor, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Value:
-        """x with the entries where ``known`` is False drawn from the exact conditional Gaussian. Unknown entries of x may be NaN."""
-        return complete(self, x, known, condition, seed, self.groups, lambda rows, pattern, g: draw_conditional(rows, pattern, *self._dense(g)))
-
-    def predict(self, x: Value, known: Tensor, condition: Value | None = None) -> Value:
-        """x with the entries where ``known`` is False replaced by their conditional mean: linear regression on the known ones."""
-        return complete(self, x, known, condition, 0, self.groups, lambda rows, pattern, g: mean_conditional(rows, pattern, *self._dense(g)))
 
     def _dense(self, group: int) -> tuple[Tensor, Tensor, Tensor]:
         mean, factor = self._component(group)

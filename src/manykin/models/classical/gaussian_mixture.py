@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from manykin.config import Config, option
-from manykin.contract import EXACT, Batch, ClosedForm, Density, GenerativeModel, Phase, Preset, Progress, Sampler, Support
+from manykin.contract import Batch, ClosedForm, Phase, Preset, Progress, Sampler
 from manykin.errors import InvalidInput
 from manykin.models.classical import em
-from manykin.models.classical.conditioning import complete, draw_conditional, mean_conditional
 from manykin.models.classical.groups import by_group, groups_of, per_group, spread_of
 from manykin.models.classical.kmeans import kmeans
+from manykin.models.classical.real import NormalDensity
 from manykin.models.classical.shapes import SHAPES
-from manykin.spaces import Image, Labels, Space, Value, Vector, count
+from manykin.spaces import Image, Space, Value, count
 
 _START_FLOPS = 2e10
 _SMALL = 16_384
@@ -44,7 +44,7 @@ def _default(space: Space, n: int) -> Preset:
     return Preset(model={"covariance_type": "full" if full else "diag", "n_components": max(1, min(k, 100))})
 
 
-class GaussianMixture(GenerativeModel):
+class GaussianMixture(NormalDensity):
     """p(x) = sum_k w_k N(x; mu_k, Sigma_k), fitted by expectation-maximisation (EM).
 
     One pass over the data in mini-batches of any size is one exact EM iteration: the E-step adds sufficient statistics, the M-step solves. The
@@ -96,14 +96,6 @@ class GaussianMixture(GenerativeModel):
         for name, value in buffers.items():
             self.register_buffer(name, value.double().clone())
         self.register_buffer("large", torch.tensor(False))
-
-    @property
-    def kind(self) -> Density | None:
-        return EXACT
-
-    @property
-    def accepts(self) -> Support:
-        return Support((Vector,), standardise=False, bounded="keep", condition=(Labels,))
 
     # Learning.
 
@@ -254,14 +246,6 @@ class GaussianMixture(GenerativeModel):
         return max(16, 2**20 // self.means[0].numel())
 
     # Completion.
-
-    def complete(self, x: Value, known: Tensor, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Value:
-        """x with the entries where ``known`` is False drawn from the exact conditional, a mixture again. Unknown entries of x may be NaN."""
-        return complete(self, x, known, condition, seed, self.groups, lambda rows, pattern, g: draw_conditional(rows, pattern, *self._dense(g)))
-
-    def predict(self, x: Value, known: Tensor, condition: Value | None = None) -> Value:
-        """x with the entries where ``known`` is False replaced by their conditional mean."""
-        return complete(self, x, known, condition, 0, self.groups, lambda rows, pattern, g: mean_conditional(rows, pattern, *self._dense(g)))
 
     def _dense(self, group: int) -> tuple[Tensor, Tensor, Tensor]:
         return self.weights[group].log(), self.means[group], self.shape.dense(self.factors[group], self.config.n_components)

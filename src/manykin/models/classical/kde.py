@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from manykin.config import Config, option
-from manykin.contract import EXACT, Batch, ClosedForm, Density, GenerativeModel, Phase, Preset, Progress, Sampler, Support
-from manykin.models.classical.conditioning import complete
+from manykin.contract import Batch, ClosedForm, Phase, Preset, Progress, Sampler
 from manykin.models.classical.groups import by_group, groups_of, per_group, spread_of
 from manykin.models.classical.kernels import KERNELS
 from manykin.models.classical.kmeans import squared_distances
-from manykin.spaces import Image, Labels, Space, Value, Vector
+from manykin.models.classical.real import RealDensity
+from manykin.spaces import Image, Space, Value
 
 _QUERIES = 1024
 _ELEMENTS = 2**21
@@ -36,7 +36,7 @@ def _default(space: Space, n: int) -> Preset:
     return Preset(model={"scale_columns": not isinstance(space, Image)})
 
 
-class KDE(GenerativeModel):
+class KDE(RealDensity):
     """p(x) = 1/m sum_i K((x - x_i) / (h s)) / (h^d prod_j s_j): a kernel on each of m training rows.
 
     s are the standard deviations of the columns (within classes), or 1. The bandwidth h may be a number, Scott's m^(-1/(d+4)) or Silverman's
@@ -89,14 +89,6 @@ class KDE(GenerativeModel):
     def _make_rows(self, n: int) -> None:
         self.register_buffer("rows", torch.zeros(n, self.model_space.shape[0], dtype=torch.float64, device=self.device))
         self.register_buffer("row_labels", torch.zeros(n, dtype=torch.long, device=self.device))
-
-    @property
-    def kind(self) -> Density | None:
-        return EXACT
-
-    @property
-    def accepts(self) -> Support:
-        return Support((Vector,), standardise=False, bounded="keep", condition=(Labels,))
 
     # Learning.
 
@@ -207,30 +199,21 @@ class KDE(GenerativeModel):
 
     # Completion and reading.
 
-    def complete(self, x: Value, known: Tensor, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Value:
-        """x with the entries where ``known`` is False drawn from the exact conditional: kernels weighted by how well they meet the known entries.
-
-        Where no kernel reaches the known entries (the density there is zero) the nearest one serves. Unknown entries of x may be NaN.
-        """
-        return complete(self, x, known, condition, seed, self.groups, self._draw_unknown)
-
-    def predict(self, x: Value, known: Tensor, condition: Value | None = None) -> Value:
-        """x with the entries where ``known`` is False replaced by their conditional mean: the Nadaraya-Watson regression on the known ones."""
-
-        def fill(rows: Tensor, known: Tensor, group: int) -> Tensor:
-            weights, _ = self._weights(rows, known, group)
-            return weights @ self._kept(group)[:, ~known]
-
-        return complete(self, x, known, condition, 0, self.groups, fill)
-
     def _weights(self, rows: Tensor, known: Tensor, group: int) -> tuple[Tensor, Tensor]:
-        """The probability of each kernel given the known entries, and their squared distances in bandwidths, both (n, m)."""
+        """The probability of each kernel given the known entries, and their squared distances in bandwidths, both (n, m).
+
+        Where no kernel reaches the known entries (the density there is zero) the nearest one serves.
+        """
         scale, kept = self.scale[known], self._kept(group)[:, known]
         squares = squared_distances(rows[:, known] / scale, kept / scale) / self.bandwidth[group].square()
         logits = self.kernel.log_marginal(squares, int((~known).sum()))
         nearest = torch.nn.functional.one_hot(squares.argmin(dim=1), len(kept)).double().log()
         reached = torch.isfinite(logits).any(dim=1, keepdim=True)
         return torch.softmax(torch.where(reached, logits, nearest), dim=1), torch.where(reached, squares, 0.0)
+
+    def _mean_unknown(self, rows: Tensor, known: Tensor, group: int) -> Tensor:
+        weights, _ = self._weights(rows, known, group)
+        return weights @ self._kept(group)[:, ~known]
 
     def _draw_unknown(self, rows: Tensor, known: Tensor, group: int) -> Tensor:
         weights, squares = self._weights(rows, known, group)

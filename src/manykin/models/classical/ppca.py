@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from manykin.config import Config, option
-from manykin.contract import EXACT, Batch, ClosedForm, Density, GenerativeModel, Phase, Preset, Progress, Sampler, Support
+from manykin.contract import Batch, ClosedForm, Phase, Preset, Progress, Sampler
 from manykin.errors import InvalidInput, Unsupported
-from manykin.models.classical.conditioning import complete, draw_conditional, mean_conditional
 from manykin.models.classical.groups import by_group, groups_of, per_group, spread_of
+from manykin.models.classical.real import NormalDensity
 from manykin.random import fresh_seed, seeded
-from manykin.spaces import Labels, Space, Value, Vector
+from manykin.spaces import Space, Value
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def _default(space: Space, n: int) -> Preset:
     return Preset(model={"n_components": max(1, min(d // 2, 40, n // 4))})
 
 
-class PPCA(GenerativeModel):
+class PPCA(NormalDensity):
     """x = W h + mu + e with h ~ N(0, I_q), e ~ N(0, sigma^2 I): a Gaussian of covariance W W^T + sigma^2 I.
 
     The maximum-likelihood solution is closed: mu is the mean, sigma^2 the mean of the d - q smallest eigenvalues of the covariance S (divisor n),
@@ -76,14 +76,6 @@ class PPCA(GenerativeModel):
         }  # fmt: skip
         for name, value in buffers.items():
             self.register_buffer(name, value.double().clone())
-
-    @property
-    def kind(self) -> Density | None:
-        return EXACT
-
-    @property
-    def accepts(self) -> Support:
-        return Support((Vector,), standardise=False, bounded="keep", condition=(Labels,))
 
     # Learning.
 
@@ -195,14 +187,6 @@ class PPCA(GenerativeModel):
         return self.finish(per_group(h, c, self.groups, lambda part, g: self.mean[g] + part @ self._loadings(g).mT, 2**14))
 
     # Completion and reading.
-
-    def complete(self, x: Value, known: Tensor, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Value:
-        """x with the entries where ``known`` is False drawn from the exact conditional Gaussian. Unknown entries of x may be NaN."""
-        return complete(self, x, known, condition, seed, self.groups, lambda rows, pattern, g: draw_conditional(rows, pattern, *self._dense(g)))
-
-    def predict(self, x: Value, known: Tensor, condition: Value | None = None) -> Value:
-        """x with the entries where ``known`` is False replaced by their conditional mean."""
-        return complete(self, x, known, condition, 0, self.groups, lambda rows, pattern, g: mean_conditional(rows, pattern, *self._dense(g)))
 
     def _covariance(self, group: int) -> Tensor:
         loadings = self._loadings(group)
