@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import manykin as mk
+from manykin.cli.values import parse_condition
 from manykin.errors import CheckpointMismatch, InvalidInput, ManykinWarning, Unsupported
 from manykin.models.classical.gaussian import Gaussian
 from manykin.models.classical.gaussian_mixture import GaussianMixture
@@ -162,7 +163,7 @@ def test_evaluate_a_loaded_run_on_its_named_data(tmp_path):
     names = {metric.name for metric in mk.evaluate(mk.from_pretrained(tmp_path / "run")).metrics}
     assert names >= {"nll", "kl_gap"}
     mk.fit("gaussian", X, out=tmp_path / "own")
-    with pytest.raises(InvalidInput, match="is not recorded; name held-out data"):
+    with pytest.raises(InvalidInput, match="not a named data set"):
         mk.evaluate(mk.from_pretrained(tmp_path / "own"))
 
 
@@ -273,3 +274,28 @@ def test_resuming_a_finished_run_under_other_options_is_refused(tmp_path):
     with pytest.raises(CheckpointMismatch, match=r"train\.lr"):
         mk.fit("realnvp", X, max_steps=3, train={"lr": 0.5}, out=tmp_path / "run", resume=True)
     assert mk.fit("realnvp", X, max_steps=3, out=tmp_path / "run", resume=True).result["steps"] == 3
+
+
+@pytest.mark.parametrize("name", ["box", "independent", "mixture", "vae", "gaussian", "realnvp"])
+def test_colour_pictures(name):
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 5, 4, 3)).astype(np.uint8)
+    fitted = mk.fit(name, pictures, preset="tiny", max_steps=3)
+    assert fitted.sample(3, seed=0).shape == (3, 5, 4, 3)
+    assert fitted.log_prob(pictures[:2]).shape == (2,)
+
+
+def test_labels_of_a_conditional_run_are_drawn_and_said():
+    fitted = mk.fit("independent", FRAME, condition="town")
+    with pytest.warns(ManykinWarning, match="training frequencies"):
+        fitted.sample(3, seed=0)
+    with pytest.raises(InvalidInput, match="was fitted without one"):
+        mk.evaluate(mk.fit("gaussian", X), X, condition=np.zeros(300, dtype=int))
+
+
+def test_the_name_of_a_typed_condition_is_checked():
+    fitted = mk.fit("independent", FRAME, condition="town")
+    assert parse_condition(fitted, "town=Bern") == "Bern"
+    assert parse_condition(fitted, "label=Bern") == "Bern"
+    assert parse_condition(fitted, "Bern") == "Bern"
+    with pytest.raises(InvalidInput, match="'city' is not the condition of this run; expected label or town=VALUE"):
+        parse_condition(fitted, "city=Bern")

@@ -1,6 +1,7 @@
 """The verbs: plan and fit, evaluate."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from manykin.contract import GenerativeModel, Preset
 from manykin.data import load_data, load_rows
 from manykin.data import names as data_names
 from manykin.data.dataset import Dataset, Rows
-from manykin.errors import CheckpointMismatch, InvalidInput, Unsupported, suggest
+from manykin.errors import CheckpointMismatch, InvalidInput, ManykinWarning, Unsupported, suggest
 from manykin.fitted import Fitted, from_pretrained
 from manykin.metrics import Evaluation, likelihood, sample_metrics
 from manykin.models import get, name_of, names
@@ -142,6 +143,7 @@ def carry_out(decided: Plan, *, out: str | Path | None = None, resume: bool = Fa
         if run.finished:
             resumed_options(run, decided.model, decided.data, decided.train, decided.seed)
             fitted = from_pretrained(run.path)
+            warnings.warn(f"{run.path} is finished already: it is loaded, and nothing is trained.", ManykinWarning, stacklevel=2)
             fitted.data = decided.data
             if not (run.path / CARD).is_file():
                 _finish(run, fitted)
@@ -171,6 +173,8 @@ def evaluate(fitted: Fitted, data: Any = None, *, condition: Any = None, k: int 
     Raises:
         InvalidInput: where no held-out data are at hand.
     """
+    if condition is not None and fitted.condition is None:
+        raise InvalidInput(f"a condition was given, but {fitted.name} was fitted without one; leave it out, or fit with a condition.")
     rows, name, entropy, training = _evaluation_rows(fitted, data, condition)
     density = fitted.density
     measured = density is not None and density.normalised
@@ -249,7 +253,9 @@ def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, s
             recorded = str(fitted.provenance.get("name", ""))
             own = load_named_like(fitted, recorded)
             if own is None:
-                raise InvalidInput(f"the place of {recorded or 'the data'!r} is not recorded; name held-out data to evaluate {fitted.name} on.")
+                raise InvalidInput(
+                    f"the run was fitted to {recorded!r}, which is not a named data set; expected the data: manykin evaluate RUN DATA."
+                )
             fitted.data = own
         return fitted.test_rows() or own.train, own.name, own.entropy, own.train
     if isinstance(data, Dataset):
@@ -257,7 +263,7 @@ def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, s
     named = load_named_like(fitted, str(data)) if isinstance(data, str) else None
     if named is not None:
         return named.test or named.train, named.name, named.entropy, named.train
-    column = fitted.provenance.get("condition") if condition is None and fitted.condition is not None else condition
+    column = fitted.provenance.get("condition", True) if condition is None and fitted.condition is not None else condition
     options = fitted.provenance.get("options")
     if isinstance(data, (str, Path)):
         same = load_data(data, condition=column, options=options, seed=fitted.seed)

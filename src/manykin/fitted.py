@@ -1,6 +1,7 @@
 """A fitted model with the memory of what the user's data looked like: arrays in, arrays out; frames in, frames out."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.distributions import Distribution
 from manykin.contract import Completes, Decodes, Density, Encodes, GenerativeModel, Inspects, Sampler
 from manykin.data.dataset import Dataset, Rows
 from manykin.data.forms import Form
-from manykin.errors import CheckpointMismatch, InvalidInput, Unsupported
+from manykin.errors import CheckpointMismatch, InvalidInput, ManykinWarning, Unsupported
 from manykin.models import get, name_of
 from manykin.random import hash_seed
 from manykin.spaces import Image, Labels, Space, Table, Value, Vector, count, space_from_json, take
@@ -68,6 +69,8 @@ class Fitted:
             seed: for repeatable draws.
             sampler: one of the model's samplers.
         """
+        if condition is None and self.condition is not None:
+            warnings.warn("labels are drawn by their training frequencies; give a condition to choose them.", ManykinWarning, stacklevel=2)
         return self.form.decode(self.model.sample(n, self.encode_condition(condition), seed=seed, sampler=sampler), self.space)
 
     def log_prob(self, x: Any, condition: Any = None, *, seed: int = 0) -> Any:
@@ -141,11 +144,8 @@ class Fitted:
     def push_to_hub(self, repo_id: str, *, private: bool = False, commit_message: str = "Upload model") -> str:
         """Upload the run folder to the Hugging Face hub and return its address. Warns where it holds training rows or category strings."""
         import tempfile
-        import warnings
 
         from huggingface_hub import HfApi
-
-        from manykin.errors import ManykinWarning
 
         if self.model.stores_rows:
             warnings.warn(f"{self.name} keeps training rows inside model.safetensors: they are published with it.", ManykinWarning, stacklevel=2)

@@ -5,12 +5,9 @@ from typing import TYPE_CHECKING
 import click
 
 from manykin.cli.output import Output, common
-from manykin.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from manykin.data import Dataset
-    from manykin.fitted import Fitted
-    from manykin.metrics import Evaluation
+    from manykin.metrics import Estimate, Evaluation
 
 
 @click.command("evaluate")
@@ -27,8 +24,6 @@ def command(output: Output, run: str, data: str | None, condition: str | None, k
     from manykin.fitted import from_pretrained
 
     fitted = from_pretrained(run)
-    if data is None or data == fitted.provenance.get("name"):
-        fitted.data, data, condition = _own_data(fitted, condition), None, None
     evaluation = evaluate(fitted, data, condition=condition, k=k, seed=seed)
     if fitted.folder is not None:
         try:
@@ -42,19 +37,12 @@ def show_evaluation(output: Output, evaluation: "Evaluation") -> None:
     """The estimates as a table."""
     output.line(f"{evaluation.model} on {evaluation.data}")
     output.table(
-        ["metric", "value", "examples", "note"], [(each.name, str(each), f"{each.n:,}", each.note) for each in evaluation.metrics], right=["examples"]
+        ["metric", "value", "examples", "note"],
+        [(_label(each), str(each), f"{each.n:,}", each.note) for each in evaluation.metrics],
+        right=["examples"],
     )
 
 
-def _own_data(fitted: "Fitted", condition: str | None) -> "Dataset":
-    """The named data set that a run was fitted to, with the same splits.
-
-    Raises:
-        InvalidInput: where it was fitted to data without a name.
-    """
-    from manykin.data import load_data, names
-
-    name = fitted.provenance.get("name")
-    if name not in names():
-        raise InvalidInput(f"the run was fitted to {name!r}, which is not a named data set; expected the data: manykin evaluate RUN DATA.")
-    return load_data(name, condition=None if fitted.condition is None else condition or "label", seed=fitted.seed)
+def _label(estimate: "Estimate") -> str:
+    """The name of an estimate, with what it is of where that is not log p(x)."""
+    return estimate.name if estimate.quantity == "log p(x)" else f"{estimate.name}, {estimate.quantity}"

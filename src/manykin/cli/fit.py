@@ -78,17 +78,19 @@ def command(
     output.settings.folder, output.settings.resume = folder, _resume_command(ctx.meta[ARGUMENTS], folder)
     output.note(f"fitting {model} to {decided.data.name}: {len(decided.data.train):,} examples of {decided.data.space}")
     fitted = carry_out(decided, out=folder, resume=resume, force=force, progress=output.progress)
-    _show_run(output, fitted, folder)
+    from manykin.data import names as data_names
+
+    _show_run(output, fitted, folder, folder if data in data_names() else f"{folder} {data}")
 
 
-def _show_run(output: Output, fitted: "Fitted", folder: Path) -> None:
+def _show_run(output: Output, fitted: "Fitted", folder: Path, evaluated: object) -> None:
     value = {"run": str(folder), "model": fitted.name, "data": str(fitted.provenance.get("name", "")), **fitted.result}
 
     def show() -> None:
         result = fitted.result
         steps = f"{result['steps']:,} step{'' if result['steps'] == 1 else 's'}"
         output.line(f"{fitted.name}: {steps} in {seconds(result['seconds'])}, stopped by {result['stopped']}; run folder: {folder}")
-        output.line(f"next: manykin evaluate {folder} · manykin sample {folder} · manykin report {folder}")
+        output.line(f"next: manykin evaluate {evaluated} · manykin sample {folder} · manykin report {folder}")
 
     output.result(value, show)
 

@@ -34,9 +34,14 @@ def parse_condition(fitted: "Fitted", text: str | None) -> Any:
     if fitted.condition is None:
         raise InvalidInput(f"--condition {text!r}: {fitted.name} was fitted without one; leave it out, or fit with --condition.")
     space = fitted.condition
-    value = text.partition("=")[2] if "=" in text else text
+    if isinstance(space, Labels) and space.names is not None and text in map(str, space.names):
+        return text
+    name, equals, value = text.partition("=") if "=" in text else ("", "", text)
+    known = {"label", str(fitted.provenance.get("condition", "label"))}
+    if equals and name not in known:
+        raise InvalidInput(f"--condition {text!r}: {name!r} is not the condition of this run; expected {' or '.join(sorted(known))}=VALUE.")
     if isinstance(space, Labels):
-        return text if space.names is not None and text in map(str, space.names) else value
+        return value
     try:
         return [float(part) for part in value.split(",")]
     except ValueError:

@@ -13,6 +13,9 @@ from manykin.errors import InvalidInput
 from manykin.spaces import Image, Space, Vector
 
 _BLOCK_BYTES = 1 << 24
+LARGEST = 1e100
+"""The largest magnitude of a real number that is taken: sums of squares stay far inside of float64."""
+
 _PROBE_VALUES, _PROBE_ROWS = 20_000_000, 100_000
 
 
@@ -29,7 +32,7 @@ class Extremes:
         return self.low == self.high
 
 
-def describe_arrays(parts: Sequence[Any], train: Any, options: DataOptions, tensor: str | None = None) -> tuple[Space, Form]:
+def describe_arrays(parts: Sequence[Any], train: Any, options: DataOptions, tensor: str | None = None, name: str = "x") -> tuple[Space, Form]:
     """The space and form of numeric arrays that share a layout.
 
     Whether columns lie on a grid is read from all parts, as their dtype is; the number of levels from the training rows.
@@ -39,14 +42,15 @@ def describe_arrays(parts: Sequence[Any], train: Any, options: DataOptions, tens
         train: positions of the training rows in the first part, or a slice.
         options: the user's overrides.
         tensor: the dtype of the torch tensor that they came as (then channels are first); None for arrays.
+        name: what messages call the data.
 
     Raises:
-        InvalidInput: for NaN or infinity (naming rows and columns), all-constant data, and shapes that no space has.
+        InvalidInput: for NaN, infinity or a magnitude above 1e100 (naming rows and columns), all-constant data, and shapes that no space has.
     """
     first = parts[0]
-    extremes = scan(parts)
+    extremes = scan(parts, name)
     if extremes.constant:
-        raise InvalidInput(f"x is constant: all {first.size} entries are {extremes.low:g}; expected data that varies.")
+        raise InvalidInput(f"{name} is constant: all {sum(part.size for part in parts)} entries are {extremes.low:g}; expected data that varies.")
     if options.kind in ("table", "text"):
         raise InvalidInput(f"data.kind = {options.kind!r} does not fit an array; expected vector or image (a table is a DataFrame, CSV or Parquet).")
     if first.ndim in (3, 4) and options.kind != "vector":
@@ -63,23 +67,32 @@ def blocks_of(array: Any) -> Iterator[tuple[int, Any]]:
         yield start, array[start : start + rows]
 
 
-def scan(parts: Sequence[Any]) -> Extremes:
-    """One pass that finds the range and refuses NaN and infinity.
+def scan(parts: Sequence[Any], name: str = "x") -> Extremes:
+    """One pass that finds the range and refuses NaN, infinity, and magnitudes above 1e100.
 
     Raises:
-        InvalidInput: naming rows and columns of what is not finite.
+        InvalidInput: naming rows and columns of what is not finite or too large.
     """
     low, high = np.inf, -np.inf
     for array in parts:
         for start, block in blocks_of(array):
             small, large = float(block.min()), float(block.max())
             if not (np.isfinite(small) and np.isfinite(large)):
-                raise InvalidInput(_not_finite(block, start))
+                raise InvalidInput(_not_finite(block, start, name))
+            if max(-small, large) > LARGEST:
+                raise InvalidInput(_too_large(block, start, name))
             low, high = min(low, small), max(high, large)
     return Extremes(low, high)
 
 
-def _not_finite(block: Any, start: int) -> str:
+def _too_large(block: Any, start: int, name: str) -> str:
+    row, *rest = (int(place[0]) for place in np.nonzero(np.abs(block) > LARGEST))
+    where = f"row {start + row}" + (f", column {rest[0]}" if len(rest) == 1 else "")
+    value = float(block[(row, *rest)])
+    return f"{name} holds {value:g} in {where}; expected magnitudes of at most {LARGEST:g}, whose squares can be added: rescale the data (divide it)."
+
+
+def _not_finite(block: Any, start: int, name: str) -> str:
     bad = ~np.isfinite(block)
     rows = np.flatnonzero(bad.reshape(len(block), -1).any(axis=1))
     values = sorted({str(float(value)) for value in block[bad][:1000]})
@@ -87,7 +100,7 @@ def _not_finite(block: Any, start: int) -> str:
     where = f"row{'s' if len(rows) > 1 else ''} {', '.join(str(start + int(row)) for row in rows[:5])}{' and more' if len(rows) > 5 else ''}"
     if len(columns):
         where += f", column{'s' if len(columns) > 1 else ''} {', '.join(map(str, columns[:5]))}{' and more' if len(columns) > 5 else ''}"
-    return f"x holds {' and '.join(values)} in {where}; expected finite numbers: drop or fill these rows (a DataFrame may hold missing values)."
+    return f"{name} holds {' and '.join(values)} in {where}; expected finite numbers: drop or fill these rows (a DataFrame may hold missing values)."
 
 
 def _vectors(parts: Sequence[Any], train: Any, extremes: Extremes, options: DataOptions, tensor: str | None) -> tuple[Space, Form]:

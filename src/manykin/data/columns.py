@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from manykin.data.arrays import LARGEST
 from manykin.data.grids import find_step
 from manykin.data.options import DataOptions
 from manykin.errors import InvalidInput
@@ -54,6 +55,12 @@ def _number(series: Series, train: Series, name: str, missing: bool, options: Da
         raise InvalidInput(f"column {name!r} holds infinity in {in_rows(rows)}; expected finite numbers: fix them, or mark them missing (NaN).")
     if pd.api.types.is_integer_dtype(series.dtype) and np.abs(values).max() >= 2**53:
         raise InvalidInput(f"column {name!r} holds whole numbers beyond 2^53, as identifiers do; leave it out with --data.drop {name}.")
+    if np.abs(values).max() > LARGEST:
+        row = int(np.flatnonzero(np.abs(series.to_numpy(dtype=np.float64, na_value=np.nan)) > LARGEST)[0])
+        raise InvalidInput(
+            f"column {name!r} holds {float(series.iloc[row]):g} in {in_rows([row])}; expected magnitudes of at most {LARGEST:g}, whose squares "
+            "can be added: rescale the column (divide it)."
+        )
     eps = float(np.finfo(np.float32).eps if "32" in dtype and "loat" in dtype else np.finfo(np.float16).eps if dtype == "float16" else 2.3e-16)
     grid = find_step(values, eps) if options.step or pd.api.types.is_integer_dtype(series.dtype) else None
     whole = grid is not None and grid[0] == 1.0
@@ -139,7 +146,7 @@ def check_mostly_numeric(series: Series, name: str) -> None:
 def _check_objects(series: Series, name: str) -> None:
     for row, value in enumerate(series):
         if not (isinstance(value, (str, bool, int, float, np.generic)) or value is None or value is pd.NA or value is pd.NaT):
-            raise InvalidInput(f"column {name!r} holds a {type(value).__name__} in row {row}; expected numbers or texts: convert or drop it.")
+            raise InvalidInput(f"column {name!r} holds a {type(value).__name__} in {in_rows([row])}; expected numbers or texts: convert or drop it.")
 
 
 def _distinct(train: Series, name: str, options: DataOptions) -> tuple[str | int | float | bool, ...]:
@@ -173,7 +180,11 @@ def _not_whole(values: Any) -> float:
 
 
 def in_rows(rows: Any) -> str:
-    """Row numbers in words, a few of them: ``rows 3, 17 and 2 more``."""
+    """Row numbers in words, a few of them: ``rows 3, 17 and 2 more (counted from 0, without the header)``."""
     listed = [int(row) for row in rows[:5]]
     more = len(rows) - len(listed)
-    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, listed))}" + (f" and {more} more" if more else "")
+    return (
+        f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, listed))}"
+        + (f" and {more} more" if more else "")
+        + " (counted from 0, without the header)"
+    )

@@ -89,6 +89,17 @@ def _format(head: bytes, path: Path, options: DataOptions, complete: bool) -> tu
     return delimiter, (names, True)
 
 
+def delimiter_of(text: str) -> str | None:
+    """The delimiter that splits the first lines of a text into equally many fields, at least two; None where none does."""
+    lines = [line for line in text.splitlines()[:20] if line.strip()]
+    lines = lines[:-1] if len(lines) > 2 else lines  # The last one may be cut.
+    for mark in _DELIMITERS:
+        counts = {len(_fields(line, mark)) for line in lines}
+        if len(lines) > 1 and len(counts) == 1 and counts.pop() > 1:
+            return mark
+    return None
+
+
 def _fields(line: str, delimiter: str) -> list[str]:
     import csv
 

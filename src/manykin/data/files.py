@@ -88,8 +88,10 @@ _WHOLE = (("x", "y"), ("data", "target"), ("images", "labels"), ("x", "label"))
 def split_npz(arrays: Mapping[str, Any], options: DataOptions, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The examples and labels of an NPZ file by split; the one split ``all`` where the file has none.
 
+    Labels may be there for some splits only.
+
     Raises:
-        InvalidInput: where it is not clear which array is meant, listing what there is.
+        InvalidInput: where it is not clear which array is meant, listing what there is, and for labels of another length than their examples.
     """
     lower = {key.lower(): array for key, array in arrays.items()}
     if options.array is not None:
@@ -102,16 +104,25 @@ def split_npz(arrays: Mapping[str, Any], options: DataOptions, name: str) -> tup
             if key in lower and split not in x:
                 x[split] = lower[key]
                 if label in lower:
-                    y[split] = lower[label]
+                    y[split] = _fitting(lower, key, label, name)
     if "train" in x:
-        return x, y if set(y) == set(x) else {}
+        return x, y
     for key, label in _WHOLE:
         if key in lower:
-            return {"all": lower[key]}, {"all": lower[label]} if label in lower else {}
+            return {"all": lower[key]}, {"all": _fitting(lower, key, label, name)} if label in lower else {}
     if len(arrays) == 1:
         return {"all": next(iter(arrays.values()))}, {}
     listed = ", ".join(f"{key} {array.shape}" for key, array in list(arrays.items())[:6])
     raise InvalidInput(f"{name} holds {listed}; expected x_train and x_test, or x, or one array: name one with --data.array.")
+
+
+def _fitting(arrays: Mapping[str, Any], key: str, label: str, name: str) -> Any:
+    rows, held = (arrays[each].shape[0] if arrays[each].ndim else 1 for each in (key, label))
+    if rows != held:
+        raise InvalidInput(
+            f"{name} holds {held} labels in {label} for {rows} rows in {key}; expected one label a row: write it again, or leave {label} out."
+        )
+    return arrays[label]
 
 
 def read_parquet(path: Path, options: DataOptions) -> Any:

@@ -141,8 +141,13 @@ def take_condition(found: Source, condition: Any) -> None:
         found.provenance["condition"] = condition
         found.parts = {"all": frame.drop(columns=[columns[condition]])}
     elif condition is True or isinstance(condition, str):
+        if found.unlabelled:
+            raise InvalidInput(
+                f"condition = {condition!r}, but {found.name} has no labels for its split {found.unlabelled[0]!r}; expected labels for every split."
+            )
         if not found.labels:
             raise InvalidInput(f"condition = {condition!r}, but {found.name} brings no labels; give them as an array, or name a column of a table.")
+        found.provenance["condition"] = "label"
     elif "all" not in found.parts:
         raise InvalidInput(f"{found.name} has splits of its own, so that an array of conditions fits none; use condition=True for its labels.")
     else:
@@ -169,7 +174,7 @@ def _assemble(found: Source, conditional: bool, options: DataOptions, seed: int)
         "name": found.name, **found.provenance, "rows": {split: len(part) for split, part in rows.items()},
         "split": _rule(found, options), "licence": None, "lossy": found.lossy, "outside": outside,
     }  # fmt: skip
-    check_trainable(rows["train"], space)
+    check_trainable(rows["train"], space, _called(found))
     return Dataset(found.name, space, rows["train"], rows.get("val"), rows.get("test"), condition, form, provenance)
 
 
@@ -204,6 +209,11 @@ def _rule(found: Source, options: DataOptions) -> str:
     return f"contiguous: {held}" if found.kind == "stream" else f"random: {held}, seed {options.split_seed}"
 
 
+def _called(found: Source) -> str:
+    """What messages call the data: the file, or x."""
+    return str(found.provenance.get("file", "x"))
+
+
 def _positions(rows: Tensor | slice) -> Any:
     return rows if isinstance(rows, slice) else rows.numpy()
 
@@ -220,13 +230,13 @@ def _describe(found: Source, train: Tensor | slice, options: DataOptions) -> tup
         first: list[str] = found.parts["all" if "all" in found.parts else "train"]
         return describe_strings(first if isinstance(at, slice) else [first[index] for index in at], options)
     if found.kind == "record":
-        described = {key: describe_arrays([array], at, options) for key, array in found.parts["all"].items()}
+        described = {key: describe_arrays([array], at, options, name=f"x[{key!r}]") for key, array in found.parts["all"].items()}
         fields = {key: form.to_json() for key, (_, form) in described.items()}
         return Record({key: space for key, (space, _) in described.items()}), Form("record", "float32", {"fields": fields})
     ordered = sorted(found.parts.items(), key=lambda item: item[0] not in ("all", "train"))
     chosen = options.replace({"levels": found.levels}) if found.levels is not None and options.levels is None else options
     kind = str(ordered[0][1].dtype).removeprefix("torch.") if found.kind == "tensor" else None
-    return describe_arrays([as_array(part) for _, part in ordered], at, chosen, kind)
+    return describe_arrays([as_array(part) for _, part in ordered], at, chosen, kind, _called(found))
 
 
 def _tensors(part: Any, space: Space, form: Form) -> Value:

@@ -12,11 +12,14 @@ from manykin.errors import InvalidInput, suggest
 Kind = Literal["array", "tensor", "frame", "strings", "stream", "record"]
 _CSV = (".csv", ".tsv", ".data")
 _TEXT = (".txt", ".text", ".md")
+_PARQUET = (".parquet", ".pq")
+_ACCEPTED = ", ".join((*_CSV, *_TEXT, *_PARQUET, ".npy", ".npz"))
 
 
 @dataclass
 class Source:
-    """What was read. ``parts`` holds the one split ``all``, or the source's own splits; ``labels`` has the same keys, or is empty."""
+    """What was read. ``parts`` holds the one split ``all``, or the source's own splits; ``labels`` has the same keys, or is empty;
+    ``unlabelled`` names the splits without labels where only some have them."""
 
     name: str
     kind: Kind
@@ -26,6 +29,7 @@ class Source:
     provenance: dict[str, Any] = field(default_factory=dict)
     lossy: list[str] = field(default_factory=list)
     levels: int | None = None
+    unlabelled: tuple[str, ...] = ()
 
 
 def read_source(source: Any, options: DataOptions) -> Source:
@@ -91,9 +95,8 @@ def _from_path(path: Path, options: DataOptions) -> Source:
         with path.open("rb") as file:
             head = file.read(8)
     kind = _kind_of(path, head, options)
-    note = {"file": path.name, "source": kind, "sha256": sha256_of_file(path) if kind not in ("csv", "text") else None}
     loaded = {"npy": _from_npy, "npz": _from_npz, "parquet": _from_parquet, "csv": _from_csv, "text": _from_text}[kind](path, options)
-    loaded.provenance = {**loaded.provenance, **note, "sha256": note["sha256"] or sha256_of_file(path)}
+    loaded.provenance = {**loaded.provenance, "file": path.name, "source": kind, "sha256": sha256_of_file(path)}
     loaded.name = path.stem
     return loaded
 
@@ -112,7 +115,7 @@ def _unknown(path: Path) -> str:
 
 def _kind_of(path: Path, head: bytes, options: DataOptions) -> str:
     suffix = path.suffix.lower()
-    if options.kind == "text" or suffix in _TEXT:
+    if options.kind == "text" or (suffix in _TEXT and options.kind != "table"):
         return "text"
     if suffix in _CSV:
         return "csv"
@@ -120,13 +123,29 @@ def _kind_of(path: Path, head: bytes, options: DataOptions) -> str:
         return "npy"
     if suffix == ".npz":
         return "npz"
-    if suffix in (".parquet", ".pq") or head.startswith(b"PAR1"):
+    if suffix in _PARQUET or head.startswith(b"PAR1"):
         return "parquet"
     if suffix in (".gz", ".zip", ".xz", ".bz2", ".tar", ".7z") or head.startswith((b"PK\x03\x04", b"\x1f\x8b")):
         raise InvalidInput(f"{path} is an archive; expected data: unpack it first.")
-    if b"\0" in head or not suffix == "":
-        raise InvalidInput(f"{path} is of no known kind; expected .csv, .parquet, .npy, .npz, .txt or a folder of pictures.")
+    if b"\0" not in head and options.kind == "table":
+        return "csv"
+    if b"\0" in head or suffix != "":
+        raise InvalidInput(f"{path} is of no known kind; expected {_ACCEPTED} or a folder of pictures{_remedy(path)}.")
     return "text"
+
+
+def _remedy(path: Path) -> str:
+    """How a text under another suffix can be read all the same; nothing for a binary file."""
+    from manykin.data.csvs import delimiter_of
+
+    with reading(path), path.open("rb") as file:
+        head = file.read(1 << 14)
+    if b"\0" in head:
+        return ""
+    mark = delimiter_of(head.decode("utf-8", errors="replace"))
+    if mark is None:
+        return "; if it is text, give --data.kind text, or table for a CSV"
+    return f"; its lines split evenly at {mark!r}: to read it as CSV, give --data.kind table"
 
 
 def _from_npy(path: Path, options: DataOptions) -> Source:
@@ -139,13 +158,15 @@ def _from_npz(path: Path, options: DataOptions) -> Source:
     from manykin.data.files import read_npz, split_npz
 
     parts, labels = split_npz(read_npz(path, options), options, str(path))
+    bare = tuple(split for split in parts if split not in labels) if labels else ()
+    labels = {} if bare else labels
     for split, array in parts.items():
         if array.size == 0 or array.ndim == 0:
             raise InvalidInput(f"{path}, split {split!r} is empty (shape {array.shape}); expected rows of data.")
     labels = {split: values.reshape(len(values)) if values.ndim == 2 and values.shape[1] == 1 else values for split, values in labels.items()}
     if next(iter(parts.values())).dtype.kind in "US":
-        return Source("", "strings", {split: array.tolist() for split, array in parts.items()}, labels, split="all" in parts)
-    return Source("", "array", parts, labels, split="all" in parts)
+        return Source("", "strings", {split: array.tolist() for split, array in parts.items()}, labels, "all" in parts, unlabelled=bare)
+    return Source("", "array", parts, labels, split="all" in parts, unlabelled=bare)
 
 
 def _from_parquet(path: Path, options: DataOptions) -> Source:

@@ -103,7 +103,7 @@ def _unseen(x: Value | None, space: Space | None) -> Tensor:
     return bad
 
 
-def check_trainable(train: Rows, space: Space) -> None:
+def check_trainable(train: Rows, space: Space, name: str = "x") -> None:
     """Refuse training rows that are all the same; check tables and texts against their space once."""
     if not isinstance(space, (Table, Tokens)):
         return
@@ -114,4 +114,4 @@ def check_trainable(train: Rows, space: Space) -> None:
         x = cast(Tensor, space.validate(batch.x))
         varies = varies or bool((torch.nan_to_num(x, nan=-0.5) != torch.nan_to_num(first, nan=-0.5)).any())
     if not varies:
-        raise InvalidInput(f"x is constant: all {len(train)} rows are the same; expected data that varies.")
+        raise InvalidInput(f"{name} is constant: all {len(train)} training rows are the same; expected data that varies.")

@@ -77,7 +77,8 @@ class ClosedFormRunner:
         bad = next((key for key, value in self.figures.items() if math.isnan(value)), None)
         if bad is not None:
             raise TrainingFailed(
-                f"phase {self.name!r}: {bad} is not a number at step {step}, pass {self.epochs}; the data may be too few or degenerate."
+                f"phase {self.name!r}: {bad} is not a number at step {step}, pass {self.epochs}; the data may be "
+                "too few, degenerate or too large: add rows, drop constant columns, or rescale."
             )
 
     def _clear(self) -> None:

@@ -12,6 +12,9 @@ MAX_STEPS = 2000
 BATCH_SIZE = 128
 """Examples an optimizer step where nobody says how many."""
 
+GRADIENT_ONLY = ("lr", "optimizer", "weight_decay", "schedule", "warmup", "clip", "ema")
+"""Options that only gradient phases look at."""
+
 
 @dataclass(frozen=True)
 class TrainOptions(Config):
@@ -49,6 +52,11 @@ class TrainOptions(Config):
             InvalidInput: for an unknown option in the preset.
         """
         return type(self).from_json({**preset, **{key: value for key, value in self.to_json().items() if value is not None}})
+
+    def idle(self) -> tuple[str, ...]:
+        """The options that were given and have no effect on a model without gradient phases."""
+        given = tuple(name for name in GRADIENT_ONLY if getattr(self, name) is not None)
+        return (*given, "precision") if self.precision == "bf16" else given
 
 
 def every(option: int | None, max_steps: int, share: int) -> int:

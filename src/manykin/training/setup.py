@@ -1,5 +1,6 @@
 """What a run is made of: device, processes, rows, phases and their runners, before the first step."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from manykin.contract import Batch, ClosedForm, GenerativeModel, Gradient, Phase
 from manykin.data.dataset import Dataset, Rows
-from manykin.errors import InvalidInput, ManykinError
+from manykin.errors import InvalidInput, ManykinError, ManykinWarning
 from manykin.random import generator, hash_seed
 from manykin.spaces import Value
 from manykin.training import checkpoint
@@ -54,6 +55,8 @@ class Setup:
         model.to(self.device).train()
         phases = _checked(list(model.phases()))
         gradients = [phase for phase in phases if isinstance(phase, Gradient)]
+        if not gradients and self.leader:
+            _warn_of_idle(self.options)
         self.closing = [phase for phase in phases if isinstance(phase, ClosedForm) and phase.when == "end"]
         running = [phase for phase in phases if phase not in self.closing]
         self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -191,6 +194,13 @@ def _split(data: Dataset, options: TrainOptions, seed: int) -> tuple[Rows, Rows 
     order = torch.randperm(n, generator=generator(seed, "hold out"))
     held = max(1, n // HOLDOUT)
     return data.train.select(order[held:].sort().values), data.train.select(order[:held].sort().values)
+
+
+def _warn_of_idle(options: TrainOptions) -> None:
+    if idle := options.idle():
+        named = ", ".join(f"train.{name} = {getattr(options, name)}" for name in idle)
+        have = "has" if len(idle) == 1 else "have"
+        warnings.warn(f"{named} {have} no effect: this model learns in closed form, without an optimizer. Leave out.", ManykinWarning, stacklevel=4)
 
 
 def _checked(phases: list[Phase]) -> list[Phase]:

@@ -60,7 +60,7 @@ def opened(path: Path) -> Any:
     try:
         return safe_open(str(path), framework="pt")
     except FileNotFoundError:
-        raise CheckpointMismatch(f"{path} is missing; the run folder is not complete.") from None
+        raise CheckpointMismatch(f"{path} is missing: the run did not come to its end; the command that began it goes on with --resume.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointMismatch(f"{path} cannot be read: it is truncated or damaged ({str(error).splitlines()[0]}).") from error
 

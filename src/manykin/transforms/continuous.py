@@ -136,7 +136,7 @@ class Flatten(Transform):
         return x.flatten(1), no_ldj(x)
 
     def inverse(self, z: Tensor) -> Value:
-        return z.view(len(z), *self.source.shape)
+        return z.reshape(len(z), *self.source.shape)
 
 
 class AsColumns(Transform):
@@ -153,7 +153,7 @@ class AsColumns(Transform):
         return z, no_ldj(z)
 
     def _flat(self, x: Tensor) -> Tensor:
-        return x.double().view(len(x), -1)
+        return x.double().reshape(len(x), -1)
 
     def inverse(self, z: Tensor) -> Value:
         from manykin.spaces import Record

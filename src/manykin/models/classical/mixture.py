@@ -13,7 +13,7 @@ from manykin.config import Config, option
 from manykin.contract import Batch, ClosedForm, Preset, Progress
 from manykin.errors import InvalidInput
 from manykin.models.classical.columns import Finite, Missing, Numbers, Part, numeric
-from manykin.models.classical.parts import Cells, Levels, Moments, Normals
+from manykin.models.classical.parts import Levels, Moments, Normals, Spikes
 from manykin.models.classical.product import Product
 from manykin.models.classical.seeding import plus_plus, signatures
 from manykin.spaces import Labels, Space, Table, Value, columns_of, count
@@ -29,7 +29,7 @@ class MixtureConfig(Config):
     reg: float = option(0.1, "pseudo-rows with a numeric column's overall mean and variance in each component", gt=0)
     floor: float = option(1e-6, "smallest variance of a component, as a fraction of the column's", gt=0, le=1)
     missingness: Literal["ignorable", "informative"] = option("ignorable", "whether the chance of a missing value depends on the component")
-    max_levels: int = option(256, "ordered columns with more levels than this are discretised normal", ge=1)
+    max_levels: int = option(256, "ordered columns with more levels than this are discretised normal, frequent values apart", ge=1)
     n_init: int = option(4, "starts, of which the best is kept", ge=1)
     init_iter: int = option(10, "iterations of each start, on the initial sample", ge=0)
     max_iter: int = option(100, "most iterations over the training rows", ge=1)
@@ -48,14 +48,15 @@ class Mixture(Product):
 
     Columns: tables of probabilities for categories and ordered levels (Lazarsfeld and Henry, Latent structure analysis, 1968); normal densities for
     continuous numbers; for numbers on a grid, unbounded integers among them, the mass that a normal distribution gives to their cell, so that
-    probabilities of all grid points sum to one. Each label of a condition has components of its own.
+    probabilities of all grid points sum to one. Values of the latter that are frequent in the sample (such as an exact 0) get a probability of
+    their own beside the normal part. Each label of a condition has components of its own.
 
     EM (Dempster, Laird and Rubin, Maximum likelihood from incomplete data via the EM algorithm, 1977) maximises the *penalised* log-likelihood
 
         sum over rows of log p(x) + sum over k of [log w_k / K + borrow * V * sum of q_v log p_kv + reg * E_N(m, s^2) log N(y; mean_k, variance_k)]
 
-    with q the overall frequencies of a column's V levels and m, s^2 the overall moments of the columns, both from the initial sample: a Dirichlet
-    and a conjugate normal prior in the form of pseudo-rows. Every M-step is the exact maximum (for cells through the hidden value before
+    with q the overall frequencies of a column's V levels (or frequent values and the rest) and m, s^2 the overall moments of the columns (of their
+    infrequent values), both from the initial sample: a Dirichlet and a conjugate normal prior in the form of pseudo-rows. Every M-step is the exact maximum (for cells through the hidden value before
     rounding), so this objective never falls. Missing values are integrated out, and p(missing) is a factor of its own, with half a pseudo-row on
     either side: ``missingness="ignorable"`` has one rate a column and label, "informative" one a column and component.
 
@@ -83,10 +84,12 @@ class Mixture(Product):
         total = each * labels
         finite = Finite(columns, options.max_levels)
         parts: list[Part] = [Levels(finite, total, options.alpha, options.borrow)] if finite.total else []
-        for kind, on_grid in ((Normals, False), (Cells, True)):
-            index = [i for i in numeric(columns, options.max_levels) if (columns[i].grid is not None) == on_grid]
-            if index:
-                parts.append(kind(Numbers(columns, index), total, options.reg, options.floor))
+        index = numeric(columns, options.max_levels)
+        real, gridded = [i for i in index if columns[i].grid is None], [i for i in index if columns[i].grid is not None]
+        if real:
+            parts.append(Normals(Numbers(columns, real), total, options.reg, options.floor))
+        if gridded:
+            parts.append(Spikes(Numbers(columns, gridded), total, options.reg, options.floor, options.borrow, options.max_levels))
         shared = each if options.missingness == "ignorable" else 1
         self.build(parts, Missing(columns, total, shared) if any(column.missing for column in columns) else None, each)
         self.register_buffer("weight_counts", torch.zeros(labels, each, dtype=torch.float64))
