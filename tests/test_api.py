@@ -299,3 +299,14 @@ def test_the_name_of_a_typed_condition_is_checked():
     assert parse_condition(fitted, "Bern") == "Bern"
     with pytest.raises(InvalidInput, match="'city' is not the condition of this run; expected label or town=VALUE"):
         parse_condition(fitted, "city=Bern")
+
+
+def test_texts_have_a_floor_and_other_models_name_it(tmp_path):
+    (tmp_path / "text.txt").write_text("hello world\nthis is text\n" * 40)
+    with pytest.raises(Unsupported, match="mixture: .*Models that can: independent"):
+        mk.fit("mixture", tmp_path / "text.txt")
+    fitted = mk.fit("independent", tmp_path / "text.txt")
+    names = {metric.name for metric in mk.evaluate(fitted).metrics}
+    assert "nll" in names
+    assert "energy_distance" not in names
+    assert isinstance(fitted.sample(1, seed=0)[0], str)

@@ -56,10 +56,13 @@ MEMORY = {
     "one string": (["abc"], "strings has 1 row; expected at least 2"),
     "all constant": (np.full((20, 3), 0.1), "x is constant: all 60 entries are 0.1; expected data that varies"),
     "constant pictures": (np.zeros((20, 4, 4), "uint8"), "x is constant: all 320 entries are 0"),
-    "constant table": (pd.DataFrame({"a": [1] * 20, "b": ["u"] * 20}), "x is constant: all 20 rows are the same"),
-    "equal strings": (["ab"] * 9, "x is constant: all 9 rows are the same"),
+    "constant table": (pd.DataFrame({"a": [1] * 20, "b": ["u"] * 20}), "x is constant: all 20 training rows are the same"),
+    "equal strings": (["ab"] * 9, "x is constant: all 9 training rows are the same"),
     "NaN": (with_bad(X.copy(), np.nan, (3, 1), (17, 2)), r"x holds nan in rows 3, 17, columns 1, 2; expected finite numbers: drop or fill"),
     "infinity": (with_bad(X.copy(), -np.inf, (4, 0)), r"x holds -inf in row 4, column 0; expected finite numbers"),
+    "huge": (with_bad(X.copy(), -1e300, (4, 2)), r"x holds -1e\+300 in row 4, column 2; expected magnitudes of at most 1e\+100, .*: rescale"),
+    "huge pictures": (with_bad(rng().random((9, 4, 4)), 1e200, (5, 1, 1)), r"x holds 1e\+200 in row 5; expected magnitudes"),
+    "huge in a column": (table(a=with_bad(np.arange(20) / 7, 1e300, 6)), r"column 'a' holds 1e\+300 in row 6 .*; expected magnitudes .* rescale"),
     "NaN in a tensor": (torch.tensor([[0.0], [float("nan")], [1.0]]), r"x holds nan in row 1, column 0"),
     "NaN in pictures": (with_bad(rng().random((9, 4, 4)), np.nan, (5, 1, 1)), "x holds nan in row 5; expected finite numbers"),
     "object array": (np.array([[1, "a"], [2, "b"]], dtype=object), r"x is an object array; expected numbers. Convert it with astype\(float\)"),
@@ -72,12 +75,12 @@ MEMORY = {
     "nothing": (None, "the data is a NoneType; expected"),
     "mixed strings": (["a", 3, "b"], "x, entry 1 is 3; expected a string"),
     "fields of two lengths": ({"a": X, "b": X[:5]}, r"fields of one length each; got \{'a': 30, 'b': 5\}"),
-    "infinity in a column": (table(a=with_bad(np.arange(20) / 7, np.inf, 6)), "column 'a' holds infinity in row 6; expected finite numbers"),
+    "infinity in a column": (table(a=with_bad(np.arange(20) / 7, np.inf, 6)), r"column 'a' holds infinity in row 6 \(counted from 0, without the header\); expected finite"),
     "strings among numbers": (
         table(a=["1", "2", "3", "4", "5", "6", "seven", "8", "9", "ten"] * 2),
-        "column 'a' is numeric but for 'seven', 'ten' in rows 6, 9, 16, 19; fix these, mark them with --data.missing, or declare",
+        r"column 'a' is numeric but for 'seven', 'ten' in rows 6, 9, 16, 19 \(counted from 0, without the header\); fix these, mark them with --data.missing, or declare",
     ),
-    "lists in a column": (table(a=[[1], [2]] * 5), "column 'a' holds a list in row 0; expected numbers or texts"),
+    "lists in a column": (table(a=[[1], [2]] * 5), r"column 'a' holds a list in row 0 \(counted from 0, without the header\); expected numbers or texts"),
     "empty column": (table(a=[None] * 10), "column 'a' has no values; leave it out with --data.drop a"),
     "constant real column": (table(a=[0.123456789] * 10), "column 'a' is constant .* its density is unbounded; drop it, or declare it categorical"),
     "identifiers": (table(a=[2**60 + k for k in range(10)]), r"column 'a' holds whole numbers beyond 2\^53, as identifiers do"),
@@ -190,10 +193,53 @@ def test_names_and_paths(tmp_path, monkeypatch):
     (tmp_path / "x.xlsx").write_bytes(b"PK\x03\x04\0\0")
     refused(tmp_path / "x.xlsx", "x.xlsx is an archive; expected data: unpack it first")
     (tmp_path / "x.exe").write_bytes(b"\0\1\2")
-    refused(tmp_path / "x.exe", "x.exe is of no known kind; expected .csv, .parquet, .npy, .npz, .txt or a folder of pictures")
+    refused(
+        tmp_path / "x.exe",
+        "x.exe is of no known kind; expected .csv, .tsv, .data, .txt, .text, .md, .parquet, .pq, .npy, .npz or a folder of pictures.$",
+    )
     (tmp_path / "zero.npy").write_bytes(b"")
     refused(tmp_path / "zero.npy", r"zero.npy is empty \(0 bytes\)")
     refused(tmp_path, "holds no pictures; expected files ending in .png, .jpg")
+
+
+def test_a_table_under_another_suffix(tmp_path):
+    path = tmp_path / "adult.test"
+    path.write_text("a, b\n" + "".join(f"{k / 7:.6f}, {'u' if k % 2 else 'v'}\n" for k in range(40)))
+    refused(path, r"adult.test is of no known kind; .*; its lines split evenly at ',': to read it as CSV, give --data.kind table")
+    data = load_data(path, options={"kind": "table"})
+    assert [column.name for column in data.space.columns] == ["a", "b"]
+    assert data.provenance["source"] == "csv"
+    path.rename(tmp_path / "adult.txt")
+    assert load_data(tmp_path / "adult.txt", options={"kind": "table"}).space == data.space
+    (tmp_path / "x.log").write_text("one line of words\nand another\n")
+    refused(tmp_path / "x.log", "x.log is of no known kind; .*; if it is text, give --data.kind text, or table for a CSV")
+
+
+def test_constant_arrays_in_a_file_are_named(tmp_path):
+    np.save(tmp_path / "c.npy", np.full((50, 2), 3.5))
+    refused(tmp_path / "c.npy", "c.npy is constant: all 100 entries are 3.5")
+
+
+def test_a_file_is_looked_at_before_it_is_hashed(tmp_path, monkeypatch):
+    from manykin.data import source
+
+    monkeypatch.setattr(source, "sha256_of_file", lambda path: pytest.fail("hashed first"))
+    for name in ("x.npy", "x.npz", "x.parquet"):
+        (tmp_path / name).write_bytes(bytes(1000))
+        refused(tmp_path / name, f"{name} is damaged or not a")
+
+
+def test_labels_of_an_npz_that_do_not_fit(tmp_path):
+    path = tmp_path / "x.npz"
+    labels = np.arange(30) % 3
+    np.savez(path, x_train=X, y_train=labels[:29], x_test=X, y_test=labels)
+    refused(path, "x.npz holds 29 labels in y_train for 30 rows in x_train; expected one label a row")
+    np.savez(path, x=X, y=labels[:7])
+    refused(path, "x.npz holds 7 labels in y for 30 rows in x", condition=True)
+    assert len(load_data(path, options={"array": "x"}).train) == 24
+    np.savez(path, x_train=X, y_train=labels, x_test=X)
+    refused(path, "condition = 'label', but x has no labels for its split 'test'; expected labels for every split", condition="label")
+    assert load_data(path).condition is None
 
 
 def test_no_permission(tmp_path, monkeypatch):
@@ -378,10 +424,10 @@ CSV = {
     "blank": ("\n\n \n", "t.csv is empty; expected a CSV with a header line"),
     "one row": ("a,b\n1,2\n", "t has 1 row; expected at least 2"),
     "strings among numbers": (
-        "a,b\n" + "\n".join(f"{k},{'oops' if k == 7 else k / 3}" for k in range(30)), "column 'b' is numeric but for 'oops' in row 7"),
+        "a,b\n" + "\n".join(f"{k},{'oops' if k == 7 else k / 3}" for k in range(30)), r"column 'b' is numeric but for 'oops' in row 7 \(counted from 0, without the header\)"),
     "empty column": ("a,b\n" + "\n".join(f"{k},?" for k in range(30)), "column 'b' has no values; leave it out with --data.drop b"),
     "infinite": ("a,b\n" + "\n".join(f"{k},{'inf' if k == 3 else k / 3}" for k in range(30)), "column 'b' holds infinity in row 3"),
-    "all constant": ("a,b\n" + "1,u\n" * 20, "x is constant: all 16 rows are the same"),
+    "all constant": ("a,b\n" + "1,u\n" * 20, "t.csv is constant: all 16 training rows are the same"),
 }  # fmt: skip
 
 
@@ -501,4 +547,4 @@ def test_texts(tmp_path):
     path.write_text("short")
     refused(path, r"t has 5 characters; expected at least two blocks of 64 to train on \(data.length\)")
     path.write_text("a" * 5000)
-    refused(path, "x is constant")
+    refused(path, "t.txt is constant: all 62 training rows")

@@ -1,5 +1,6 @@
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -7,8 +8,8 @@ from torch import nn
 
 from manykin.contract import Gradient, Optim
 from manykin.data.dataset import Rows
-from manykin.errors import InvalidInput
-from manykin.training import TrainOptions, batches
+from manykin.errors import InvalidInput, ManykinWarning
+from manykin.training import TrainOptions, batches, train
 from manykin.training.batches import Order, Source, shares
 from manykin.training.ema import Average
 from manykin.training.optim import Stepper, steppers
@@ -166,3 +167,22 @@ def test_swapping_the_average_twice_changes_nothing():
     assert torch.equal(model.mean, before)
     average.update(1000)
     assert torch.equal(average.values["mean"], (kept + before) / 2)
+
+
+def test_options_without_effect_on_closed_form_are_named_once():
+    data = blobs()
+    options = TrainOptions(max_steps=2, lr=0.1, warmup=0, ema=0.9, precision="bf16", accumulate=2, batch_size=300)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(build("TinyMixture", data), data, options)
+    texts = [str(each.message) for each in caught if "closed form" in str(each.message)]
+    assert len(texts) == 1
+    assert texts[0].startswith("train.lr = 0.1, train.warmup = 0, train.ema = 0.9, train.precision = bf16 have no effect: this model learns")
+
+
+@pytest.mark.parametrize("name, options", [("TinyMixture", {"accumulate": 2, "precision": "32"}), ("GradientGaussian", {"lr": 0.1, "clip": 1.0})])
+def test_options_with_an_effect_pass_without_a_warning(name, options):
+    data = blobs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ManykinWarning)
+        train(build(name, data), data, TrainOptions(max_steps=2, **options))

@@ -27,6 +27,9 @@ from manykin.training.files import write_json, writing
 from manykin.training.resume import resumed_options
 from manykin.training.runfolder import CARD
 
+FEW = 10
+"""Below so many held-out rows samples are not compared with them: the answer would be noise."""
+
 
 @dataclass
 class Plan:
@@ -68,7 +71,10 @@ def plan(
     if data_options:
         dataset = dataclasses.replace(dataset, provenance={**dataset.provenance, "options": dict(data_options)})
     options = {**(model.to_json() if isinstance(model, Config) else {}), **(options or {})}
-    chosen = choose_preset(cls, preset, dataset.space, len(dataset.train))
+    try:
+        chosen = choose_preset(cls, preset, dataset.space, len(dataset.train))
+    except Unsupported as refusal:
+        raise Unsupported(f"{name}: {refusal} {_able(dataset.space, dataset.condition)}") from None
     config = cls.config_class.from_json({**chosen.model, **options})
     given = train.to_json() if isinstance(train, TrainOptions) else dict(train or {})
     direct = {"max_steps": max_steps, "max_time": max_time, "device": device, "precision": precision}
@@ -179,7 +185,7 @@ def evaluate(fitted: Fitted, data: Any = None, *, condition: Any = None, k: int 
     density = fitted.density
     measured = density is not None and density.normalised
     estimates = list(likelihood(fitted.model, rows, k=k, seed=seed, entropy=entropy)) if measured else []
-    if training is not None:
+    if training is not None and len(rows) >= FEW:
         estimates += sample_metrics(fitted.model, training, rows, n=min(len(rows), 2000), seed=seed)
     if data is None:
         estimates = [dataclasses.replace(each, note="; ".join(filter(None, [each.note, *_caveats(fitted)]))) for each in estimates]
@@ -318,8 +324,8 @@ def _able(space: Space, condition: Space | None) -> str:
     able = []
     for name in names():
         cls = get(name)
-        tiny = choose_preset(cls, "tiny" if "tiny" in cls.presets else "default", space, 100)
         try:
+            tiny = choose_preset(cls, "tiny" if "tiny" in cls.presets else "default", space, 100)
             cls(cls.config_class.from_json(tiny.model), space, condition)
         except InvalidInput:
             continue

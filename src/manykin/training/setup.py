@@ -200,7 +200,7 @@ def _warn_of_idle(options: TrainOptions) -> None:
     if idle := options.idle():
         named = ", ".join(f"train.{name} = {getattr(options, name)}" for name in idle)
         have = "has" if len(idle) == 1 else "have"
-        warnings.warn(f"{named} {have} no effect: this model learns in closed form, without an optimizer. Leave out.", ManykinWarning, stacklevel=4)
+        warnings.warn(f"{named} {have} no effect: this model learns in closed form.", ManykinWarning, stacklevel=4)
 
 
 def _checked(phases: list[Phase]) -> list[Phase]:

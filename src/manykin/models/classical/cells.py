@@ -1,4 +1,5 @@
-"""Normal distributions seen through cells: the mass of an interval, and the moments of a normal variable known to lie in it.
+"""Numbers on a grid as normal variables seen through cells: the mass of an interval, the moments of a normal variable known to lie in it, and the
+parts of a product that rest on them.
 
 A number on a grid is modelled as a normal variable y rounded to its cell [a, b]. P(cell) = Phi(b) - Phi(a), and EM with y as the hidden value
 has a closed, exact M-step from E[y | cell] and E[y^2 | cell] (Dempster, Laird and Rubin, Maximum likelihood from incomplete data via the EM
@@ -6,12 +7,21 @@ algorithm, 1977, section 4.2, grouped and truncated data). All arguments are in 
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from manykin.models.classical.columns import CHUNK, Numbers, pick
+from manykin.models.classical.parts import LOG_2PI, Moments, write
+
 NARROW = 0.03
-LOG_2PI = math.log(2 * math.pi)
+ATOMS = 8
+"""The most values of a numeric column that have a probability of their own,"""
+SHARE = 0.02
+"""for which more than this share of the sample's rows must take them,"""
+LEAST = 5
+"""and more rows than this."""
 
 
 def log_mass(a: Tensor, b: Tensor) -> Tensor:
@@ -63,3 +73,153 @@ def _narrow(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     m, w = (a + b) / 2, b - a
     narrow = (w < NARROW) & (w * m.abs() < NARROW)
     return narrow, torch.where(narrow, m, 0.0), torch.where(narrow, w, 1.0)
+
+
+class Cells(Moments):
+    """Numbers on a grid: the nearest grid point to y ~ N(mean, variance), log p = log P(cell) - log step.
+
+    The M-step is exact: it uses the moments of the hidden y given its cell.
+    """
+
+    def score(self, z: Tensor, block: slice) -> Tensor:
+        width = len(self.columns)
+        total = torch.zeros(len(z), len(self.mean[block]), dtype=torch.float64, device=z.device)
+        for columns in self._chunks(total.numel()):
+            low, high, present = self._edges(z, block, columns)
+            total += (log_mass(low, high) * present).sum(dim=-1)
+        observed = (~z[:, self.columns.index].isnan()).double()
+        return total - (observed @ self.columns.step.log())[:, None] if width else total
+
+    def add(self, z: Tensor, weights: Tensor, block: slice) -> None:
+        for columns in self._chunks(weights.numel()):
+            low, high, present = self._edges(z, block, columns)
+            first, second = moments(low, high, log_mass(low, high))
+            mean, deviation = self.mean[block, columns], self.variance[block, columns].sqrt()
+            values = (mean + deviation * first, mean**2 + 2 * mean * deviation * first + deviation**2 * second)
+            for order, value in enumerate((torch.ones_like(first), *values)):
+                self.sums[order, block, columns] += torch.einsum("nk,nkj->kj", weights, value * present)
+
+    def _chunks(self, pairs: int) -> list[slice]:
+        step = max(1, CHUNK // max(1, pairs))
+        return [slice(start, start + step) for start in range(0, len(self.columns), step)]
+
+    def _edges(self, z: Tensor, block: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Cell ends in standard units of each component, shape (n, m, columns), and whether the value is observed (n, 1, columns)."""
+        values = z[:, self.columns.index]
+        present = ~values.isnan()
+        ends = self.columns.edges(self.columns.snap(torch.where(present, values, self.columns.origin)))
+        mean, deviation = self.mean[block, columns], self.variance[block, columns].sqrt()
+        low, high = ((((end - self.centre) / self.scale)[:, None, columns] - mean) / deviation for end in ends)
+        return low, high, present[:, None, columns]
+
+
+class Spikes(Cells):
+    """Numbers on a grid whose frequent values get a probability of their own: p(x) = sum over j of a_j [x = v_j] + a_0 Cell(x).
+
+    Cell is the rounded normal distribution of :class:`Cells`, over the whole grid, hence p sums to one. The values v_j are those that more than
+    ``SHARE`` of the sample's rows take, in columns that span more than ``max_levels`` grid points; other columns are as in the base class. Whether
+    a row comes from its atom or from the normal part is hidden; EM takes its expectation, and the M-step is exact. The a_j have a Dirichlet prior
+    of ``borrow`` pseudo-rows an outcome, spread in proportion to the overall frequencies.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("sums", "hits")
+    hits: Tensor
+    atoms: Tensor
+    prior: Tensor
+    shares: Tensor
+
+    def __init__(self, numbers: Numbers, components: int, reg: float, floor: float, borrow: float, max_levels: int) -> None:
+        super().__init__(numbers, components, reg, floor)
+        self.borrow, self.max_levels = borrow, max_levels
+        width = len(numbers)
+        first = torch.zeros(ATOMS + 1, width, dtype=torch.float64)
+        first[0] = 1
+        self.register_buffer("hits", torch.zeros(components, ATOMS, width, dtype=torch.float64))
+        self.register_buffer("atoms", torch.full((ATOMS, width), math.inf, dtype=torch.float64))
+        self.register_buffer("prior", borrow * first)
+        self.register_buffer("shares", first.repeat(components, 1, 1))
+
+    def initialise(self, z: Tensor) -> None:
+        self.atoms.fill_(math.inf)
+        x = z[:, self.columns.index]
+        for j in range(len(self.columns)):
+            values = self._frequent(x[:, j], float(self.columns.step[j]))
+            self.atoms[: len(values), j] = values
+        hit = self._hit(z, slice(None))
+        rest = x.masked_fill(hit.sum(dim=1) > 0, math.nan)
+        none = rest.isnan().all(dim=0)
+        others = z.clone()
+        others[:, self.columns.index] = torch.where(none, x, rest)
+        super().initialise(others)
+        counts = torch.cat([(~rest.isnan()).sum(dim=0, keepdim=True) + 0.5, hit.sum(dim=0)])
+        frequency = counts / counts.sum(dim=0)
+        self.prior.copy_(self.borrow * (1 + self.atoms.isfinite().sum(dim=0)) * frequency)
+        self.shares.copy_(frequency.expand_as(self.shares))
+
+    def score(self, z: Tensor, block: slice) -> Tensor:
+        total = torch.zeros(len(z), len(self.mean[block]), dtype=torch.float64, device=z.device)
+        for columns in self._chunks(total.numel()):
+            low, high, present = self._edges(z, block, columns)
+            normal, atom = self._terms(log_mass(low, high), self._hit(z, columns), block, columns)
+            total += (torch.logaddexp(normal, atom) * present).sum(dim=-1)
+        observed = (~z[:, self.columns.index].isnan()).double()
+        return total - (observed @ self.columns.step.log())[:, None]
+
+    def add(self, z: Tensor, weights: Tensor, block: slice) -> None:
+        for columns in self._chunks(weights.numel()):
+            low, high, present = self._edges(z, block, columns)
+            mass, hit = log_mass(low, high), self._hit(z, columns)
+            normal, atom = self._terms(mass, hit, block, columns)
+            own = weights[:, :, None] * torch.sigmoid(normal - atom) * present
+            first, second = moments(low, high, mass)
+            mean, deviation = self.mean[block, columns], self.variance[block, columns].sqrt()
+            values = (mean + deviation * first, mean**2 + 2 * mean * deviation * first + deviation**2 * second)
+            for order, value in enumerate((torch.ones_like(first), *values)):
+                self.sums[order, block, columns] += (own * value).sum(dim=0)
+            hidden = weights[:, :, None] * torch.sigmoid(atom - normal)
+            self.hits[block, :, columns] += torch.einsum("nkj,naj->kaj", hidden, hit)
+
+    def solve(self) -> None:
+        super().solve()
+        counts = torch.cat([self.sums[0][:, None], self.hits], dim=1) + self.prior
+        self.shares.copy_(counts / counts.sum(dim=1, keepdim=True))
+
+    def penalty(self) -> Tensor:
+        return super().penalty() + torch.xlogy(self.prior, self.shares).sum()
+
+    def draw(self, component: Tensor, z: Tensor, known: Tensor) -> None:
+        super().draw(component, z, known)
+        codes = pick(self.shares.log().transpose(1, 2), component)
+        values = self.atoms.gather(0, (codes - 1).clamp(min=0))
+        normal = z[:, self.columns.index]
+        write(z, known, self.columns.index, torch.where((codes > 0) & values.isfinite(), values, normal))
+
+    def free(self) -> int:
+        return super().free() + int(self.atoms.isfinite().sum())
+
+    def in_data_units(self) -> tuple[Tensor, Tensor]:
+        centre, variance = super().in_data_units()
+        atoms = self.atoms.masked_fill(self.atoms.isinf(), 0.0)
+        values = torch.cat([centre[:, None], atoms.expand(len(centre), -1, -1)], dim=1)
+        mean = (self.shares * values).sum(dim=1)
+        return mean, self.shares[:, 0] * variance + (self.shares * (values - mean[:, None]).square()).sum(dim=1)
+
+    def _terms(self, mass: Tensor, hit: Tensor, block: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """The logarithms of a_0 Cell(x) and of the a_j of the atom that x lies on, -inf where it lies on none, each (n, m, columns)."""
+        shares = self.shares[block, :, columns]
+        return shares[:, 0].log() + mass, torch.einsum("naj,kaj->nkj", hit, shares[:, 1:]).log()
+
+    def _hit(self, z: Tensor, columns: slice) -> Tensor:
+        """0/1 indicators (n, atoms, columns) of the atom that each value lies on."""
+        values = z[:, self.columns.index[columns]]
+        return ((values[:, None] - self.atoms[:, columns]).abs() < self.columns.step[columns] / 2).double()
+
+    def _frequent(self, x: Tensor, step: float) -> Tensor:
+        """The most frequent values of a column that spans many grid points, where they are frequent enough."""
+        seen = x[~x.isnan()]
+        if not len(seen) or float(seen.max() - seen.min()) < (self.max_levels - 0.5) * step:
+            return seen[:0]
+        values, counts = torch.unique(seen, return_counts=True)
+        order = counts.argsort(descending=True, stable=True)[:ATOMS]
+        frequent: Tensor = values[order][counts[order] > max(SHARE * len(seen), LEAST)]
+        return frequent

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from manykin.config import Config, option
 from manykin.contract import Batch, Preset, Progress, Support
+from manykin.models.classical.cells import Cells
 from manykin.models.classical.columns import Finite, Missing, Numbers, Part, numeric
 from manykin.models.classical.histogram import Histogram
-from manykin.models.classical.parts import Cells, Levels, Moments, Normals
+from manykin.models.classical.parts import Levels, Moments, Normals
 from manykin.models.classical.positions import Positions
 from manykin.models.classical.product import Product
 from manykin.spaces import Column, Labels, Space, Table, Tokens

@@ -12,8 +12,9 @@ from torch.distributions import Categorical
 from manykin.config import Config, option
 from manykin.contract import Batch, ClosedForm, Preset, Progress
 from manykin.errors import InvalidInput
+from manykin.models.classical.cells import Spikes
 from manykin.models.classical.columns import Finite, Missing, Numbers, Part, numeric
-from manykin.models.classical.parts import Levels, Moments, Normals, Spikes
+from manykin.models.classical.parts import Levels, Moments, Normals
 from manykin.models.classical.product import Product
 from manykin.models.classical.seeding import plus_plus, signatures
 from manykin.spaces import Labels, Space, Table, Value, columns_of, count
@@ -56,9 +57,10 @@ class Mixture(Product):
         sum over rows of log p(x) + sum over k of [log w_k / K + borrow * V * sum of q_v log p_kv + reg * E_N(m, s^2) log N(y; mean_k, variance_k)]
 
     with q the overall frequencies of a column's V levels (or frequent values and the rest) and m, s^2 the overall moments of the columns (of their
-    infrequent values), both from the initial sample: a Dirichlet and a conjugate normal prior in the form of pseudo-rows. Every M-step is the exact maximum (for cells through the hidden value before
-    rounding), so this objective never falls. Missing values are integrated out, and p(missing) is a factor of its own, with half a pseudo-row on
-    either side: ``missingness="ignorable"`` has one rate a column and label, "informative" one a column and component.
+    infrequent values), both from the initial sample: a Dirichlet and a conjugate normal prior in the form of pseudo-rows. Every M-step is the
+    exact maximum (for cells through the hidden value before rounding, for frequent values through the hidden origin of a row), so this objective
+    never falls. Missing values are integrated out, and p(missing) is a factor of its own, with half a pseudo-row on either side:
+    ``missingness="ignorable"`` has one rate a column and label, "informative" one a column and component.
 
     Cost of an iteration: O(n K F) with F the number of levels beyond the first, summed over columns, plus numeric columns; memory O(K F).
     """
