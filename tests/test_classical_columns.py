@@ -4,11 +4,13 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import integrate, stats
 from sklearn.datasets import load_digits
 
+import manykin as mk
 from manykin.contract import Batch, Completes, Encodes, Inspects
 from manykin.data.dataset import Dataset, Rows
 from manykin.errors import InvalidInput
@@ -469,6 +471,161 @@ def test_extreme_values_stay_finite_and_constant_columns_are_refused():
     fit(model, small_rows())
     with pytest.raises(InvalidInput, match="known is"):
         model.complete(small_rows(), torch.ones(3, 4, dtype=torch.bool))
+
+
+def spiked(n=900, missing=True):
+    """An unbounded integer that is mostly 0, sometimes -300, else in the thousands; and a colour that goes with it."""
+    rng = np.random.default_rng(4)
+    kind = rng.choice(3, n, p=[0.7, 0.1, 0.2])
+    gain = np.choose(kind, [np.zeros(n), np.full(n, -300.0), np.round(rng.normal(3000, 400, n))])
+    if missing:
+        gain[::11] = NAN
+    colour = np.where(rng.random(n) < 0.8, kind, rng.integers(0, 3, n)).astype(float)
+    space = Table((Column("gain", "integer", missing=missing), Column("colour", "categorical", categories=("a", "b", "c"))))
+    return space, torch.tensor(np.stack([gain, colour], 1))
+
+
+def spike_models(space, condition=None):
+    for missingness in ("ignorable", "informative"):
+        yield Mixture(MixtureConfig(n_components=4, n_init=2, missingness=missingness), space, condition)
+
+
+def test_frequent_values_get_mass_of_their_own_and_everything_sums_to_one():
+    space, x = spiked()
+    values = torch.cat([torch.arange(-20_000, 20_001).double(), torch.tensor([NAN]).double()])
+    grid = torch.cartesian_prod(values, torch.arange(3).double())
+    for model in spike_models(space):
+        fit(model, x)
+        mass = model.log_prob(grid).exp()
+        assert float(mass.sum()) == pytest.approx(1, abs=1e-9)
+        zero, below = (float(mass[grid[:, 0] == value].sum()) for value in (0, -300))
+        seen = float((~x[:, 0].isnan()).double().mean())
+        assert zero == pytest.approx(0.7 * seen, abs=0.05)
+        assert below == pytest.approx(0.1 * seen, abs=0.04)
+        assert float(mass[(grid[:, 0] > 0) & (grid[:, 0] < 1000)].sum()) < 1e-3
+        drawn = model.sample(20_000, seed=1)
+        space.validate(drawn)
+        gain = drawn[:, 0].nan_to_num(nan=1e9)
+        cells = (gain * 0 + 4).masked_fill(gain == 0, 0).masked_fill(gain == -300, 1).masked_fill((gain > 0) & (gain <= 3000), 2)
+        cells = cells.masked_fill(gain > 3000, 3).masked_fill(gain == 1e9, 4).masked_fill((gain < 0) & (gain != -300), 5)
+        key = grid[:, 0]
+        parts = [key == 0, key == -300, (key > 0) & (key <= 3000), key > 3000, key.isnan(), (key < 0) & (key != -300)]
+        p = np.array([[float(mass[part & (grid[:, 1] == c)].sum()) for c in range(3)] for part in parts])
+        found = np.bincount((cells * 3 + drawn[:, 1]).long(), minlength=18)
+        assert chi_square(found, p.flatten()) > P_MIN
+        table = model.parameters_table()
+        weights = table["weights"] * (1 - table["missing"][:, 0])
+        here = ~key.isnan()
+        assert float(weights @ table["means"][:, 0]) == pytest.approx(float(mass[here] @ key[here]), abs=1e-6)
+        second = float(weights @ (table["variances"][:, 0] + table["means"][:, 0] ** 2))
+        assert second == pytest.approx(float(mass[here] @ key[here] ** 2), rel=1e-3)
+
+
+def test_frequent_values_are_completed_by_bayes():
+    space, x = spiked()
+    for model in spike_models(space):
+        fit(model, x)
+        rows = torch.tensor([[NAN, 1.0]]).double().repeat(20_000, 1)
+        filled = model.complete(rows, torch.tensor([[False, True]]).repeat(20_000, 1), seed=0)
+        values = torch.arange(-20_000, 20_001).double()
+        p = model.log_prob(torch.stack([values, torch.ones_like(values)], 1)).softmax(0)
+        gain = filled[:, 0]
+        found = np.array([int((gain == 0).sum()), int((gain == -300).sum()), int((gain > 1000).sum())])
+        chances = np.array([float(p[values == 0]), float(p[values == -300]), float(p[values > 1000].sum())])
+        assert chi_square(np.append(found, 20_000 - found.sum()), np.append(chances, 1 - chances.sum()).clip(0)) > P_MIN
+
+
+def test_frequent_values_keep_em_monotone_summable_repeatable_and_loadable():
+    space, x = spiked()
+    for missingness in ("ignorable", "informative"):
+        config = MixtureConfig(n_components=4, n_init=1, init_iter=0, reg=0.01, borrow=0.05, missingness=missingness)
+        model = Mixture(config, space)
+        values = [line["objective"] for line in passes(model, x, 25)]
+        assert values[-1] > values[0]
+        assert min(np.diff(values)) >= -1e-10 * abs(values[0])
+        other, again, copy = Mixture(config, space), Mixture(config, space), Mixture(config, space)
+        passes(other, x, 25, batch=37)
+        passes(again, x, 25)
+        torch.testing.assert_close(other.log_prob(x), model.log_prob(x), rtol=0, atol=1e-8)
+        assert torch.equal(again.log_prob(x), model.log_prob(x))
+        copy.allocate(model.sizes)
+        copy.load_state_dict(model.state_dict())
+        assert torch.equal(copy.log_prob(x), model.log_prob(x))
+        assert torch.equal(copy.sample(50, seed=1).nan_to_num(), model.sample(50, seed=1).nan_to_num())
+
+
+def test_frequent_values_under_labels_and_alone():
+    space, x = spiked()
+    labels = x[:, 1].long()
+    model = Mixture(MixtureConfig(n_components=3, n_init=1), space, Labels(3))
+    fit(model, x, labels)
+    x0 = x[~x[:, 0].isnan()]
+    assert bool(model.log_prob(x0, x0[:, 1].long()).isfinite().all())
+    values = torch.arange(-20_000, 20_001).double()
+    rows = torch.cartesian_prod(torch.cat([values, torch.tensor([NAN]).double()]), torch.arange(3).double())
+    for label in range(3):
+        assert float(model.log_prob(rows, torch.full((len(rows),), label)).exp().sum()) == pytest.approx(1, abs=1e-9)
+    alone = Table((Column("n", "integer"),))
+    only = torch.tensor([0.0, 1000.0]).repeat(50)[:, None].double()
+    model = Mixture(MixtureConfig(n_components=2, n_init=1), alone)
+    fit(model, only)
+    assert bool(model.log_prob(torch.cat([only, only + 17])).isfinite().all())
+    assert float(model.log_prob(values[:, None]).exp().sum()) == pytest.approx(1, abs=1e-9)
+    assert float(model.log_prob(only).mean()) == pytest.approx(-math.log(2), abs=0.1)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("condition", [None, Labels(2)])
+def test_columns_of_one_value_are_ordinary_columns(missing, condition):
+    columns = (
+        Column("same", "categorical", categories=("x",), missing=missing),
+        Column("seven", "integer", low=7.0, levels=1, missing=missing),
+        Column("half", "real", step=0.5, low=0.5, levels=1),
+        Column("other", "categorical", categories=("u", "v")),
+    )
+    for space in (Table(columns), Table(columns[:2]), Table(columns[:1])):
+        rng = np.random.default_rng(0)
+        width = len(space.columns)
+        x = torch.tensor([[0.0, 7.0, 0.5, 0.0]]).double().repeat(200, 1)[:, :width]
+        if width > 3:
+            x[:, 3] = torch.tensor(rng.integers(0, 2, 200).astype(float))
+        if missing:
+            x[:, :2][torch.tensor(rng.random((200, min(width, 2))) < 0.2)] = NAN
+        c = None if condition is None else torch.tensor(rng.integers(0, 2, 200))
+        for model in models(space, condition):
+            fit(model, x, c)
+            possible = [[v] + [NAN] * (missing and j < 2) for j, v in enumerate([0.0, 7.0, 0.5][:width])] + [[0.0, 1.0]] * (width > 3)
+            grid = torch.tensor(list(itertools.product(*possible))).double()
+            one = None if c is None else torch.ones(len(grid), dtype=torch.long)
+            total = float(model.log_prob(grid, one).exp().sum()) * (0.5 if width > 2 else 1)
+            assert total == pytest.approx(1, abs=1e-12)
+            drawn = model.sample(200, c, seed=0)
+            space.validate(drawn)
+            assert bool(drawn[:, :2].isnan().any()) == missing
+            filled = model.complete(x, torch.zeros(x.shape, dtype=torch.bool), c, seed=0)
+            space.validate(filled)
+            assert bool((filled[:, :3] == torch.tensor([0.0, 7.0, 0.5])[:width]).all())
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("name", ["mixture", "independent", "vae"])
+def test_data_frames_with_columns_of_one_value_go_all_the_way(name, gaps):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=120), "k": ["x"] * 120, "i": np.full(120, 7), "g": rng.choice(["u", "v"], 120)})
+    if gaps:
+        frame["i"] = frame["i"].astype("Int64")
+        frame.loc[::5, "k"], frame.loc[::7, "i"] = None, pd.NA
+    fitted = mk.fit(name, frame, preset="tiny")
+    assert bool(np.isfinite(np.asarray(fitted.log_prob(frame))).all())
+    drawn = fitted.sample(40)
+    assert set(drawn["k"].dropna()) == {"x"}
+    assert set(drawn["i"].dropna()) == {7}
+    assert gaps or not drawn.isna().any().any()
+    if name != "vae":
+        filled = fitted.complete(frame)
+        assert set(filled["k"]) == {"x"}
+        assert set(filled["i"]) == {7}
+        assert np.array_equal(filled["g"], frame["g"])
 
 
 def test_columns_that_are_always_missing_are_survived():
