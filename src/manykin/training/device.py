@@ -1,5 +1,6 @@
 """Devices, precision and processes, all through Lightning Fabric."""
 
+import atexit
 import logging
 import os
 import resource
@@ -53,7 +54,14 @@ def connect(options: TrainOptions) -> "Fabric":
         precision=precision,
     )
     fabric.launch()
+    atexit.register(leave_processes)
     return fabric
+
+
+def leave_processes() -> None:
+    """End the connection among processes before the interpreter ends: gloo's threads abort a process that leaves with them running."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def choose_device(name: str) -> torch.device:
