@@ -310,3 +310,10 @@ def test_texts_have_a_floor_and_other_models_name_it(tmp_path):
     assert "nll" in names
     assert "energy_distance" not in names
     assert isinstance(fitted.sample(1, seed=0)[0], str)
+
+
+def test_parameters_count_what_was_learned_and_no_statistics(tmp_path):
+    fitted = mk.fit("gaussian-mixture", X, options={"n_components": 2}, out=tmp_path / "run")
+    learned = sum(value.size for value in fitted.parameters_table().values())
+    assert learned <= fitted.result["parameters"] <= learned + 10
+    assert f"| parameters | {fitted.result['parameters']:,} |" in (tmp_path / "run" / "README.md").read_text()

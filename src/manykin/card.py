@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from manykin.contract import OPTIONAL, GenerativeModel
+from manykin.training.device import count_parameters
 
 
 def render(name: str, model: GenerativeModel, config: Mapping[str, Any]) -> str:
@@ -20,7 +21,7 @@ def render(name: str, model: GenerativeModel, config: Mapping[str, Any]) -> str:
         "conditioned on": condition,
         "likelihood": likelihood,
         "besides sampling": able,
-        "parameters": f"{sum(p.numel() for p in model.parameters()) + _fitted_buffers(model):,}",
+        "parameters": f"{count_parameters(model):,}",
         "transform": " → ".join(config.get("transform") or []) or "none",
         "data": str(data.get("name", "unknown")),
         "data licence": str(data.get("licence") or "not stated"),
@@ -39,14 +40,6 @@ def render(name: str, model: GenerativeModel, config: Mapping[str, Any]) -> str:
         f'```python\nimport manykin as mk\n\nfitted = mk.from_pretrained("PATH")\nfitted.sample(8, seed=0)\n```\n\n'
         f"## Options\n```json\n{options}\n```\n"
     )
-
-
-def _fitted_buffers(model: GenerativeModel) -> int:
-    """Closed-form models keep their parameters in buffers; networks' buffers are no parameters."""
-    if any(True for _ in model.parameters()):
-        return 0
-    statistics = {name for phase in model.phases() for name in getattr(phase, "statistics", ())}
-    return sum(b.numel() for key, b in model.named_buffers() if key not in statistics and not key.startswith(("transform.", "condition_frequencies")))
 
 
 def _short(value: Any) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
 
+from manykin.contract import ClosedForm, GenerativeModel
 from manykin.errors import InvalidInput, ManykinWarning
 from manykin.training.options import TrainOptions
 
@@ -103,13 +103,15 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(probe is not None and probe())
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Numbers that the model has learned: its parameters, or for a model without any its floating buffers outside the transform."""
+def count_parameters(model: GenerativeModel) -> int:
+    """Numbers that the model has learned: its parameters, or for a model without any its floating buffers outside transform and statistics."""
     learned = sum(p.numel() for p in model.parameters())
     if learned:
         return learned
+    spare = {name for phase in model.phases() if isinstance(phase, ClosedForm) for name in phase.statistics}
     fixed = ("transform.", "condition_frequencies")
-    return sum(b.numel() for name, b in model.named_buffers() if b.is_floating_point() and not name.startswith(fixed))
+    kept = [b for name, b in model.named_buffers() if name not in spare and not name.startswith(fixed)]
+    return sum(b.numel() for b in kept if b.is_floating_point())
 
 
 def reset_peak_memory(device: torch.device) -> None:
