@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "fit": "manykin.api",
-    "evaluate": "manykin.api",
+    "evaluate": "manykin.evaluation",
     "compare": "manykin.comparison",
     "check": "manykin.testing",
     "from_pretrained": "manykin.fitted",
@@ -31,11 +31,12 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
-    from manykin.api import evaluate, fit
+    from manykin.api import fit
     from manykin.comparison import compare
     from manykin.contract import GenerativeModel
     from manykin.data import load_data
     from manykin.errors import CheckpointMismatch, InvalidInput, NoDensity, NotFitted
+    from manykin.evaluation import evaluate
     from manykin.fitted import Fitted, from_pretrained
     from manykin.spaces import Column, Image, Labels, Record, Table, Tokens, Vector
     from manykin.testing import check

@@ -1,4 +1,4 @@
-"""The verbs: plan and fit, evaluate."""
+"""The verbs plan and fit."""
 
 import dataclasses
 import warnings
@@ -12,23 +12,17 @@ from safetensors.torch import save_file
 
 from manykin.config import Config
 from manykin.contract import GenerativeModel, Preset
-from manykin.data import load_data, load_rows
-from manykin.data import names as data_names
-from manykin.data.dataset import Dataset, Rows
+from manykin.data import load_data
+from manykin.data.dataset import Dataset
 from manykin.errors import CheckpointMismatch, InvalidInput, ManykinWarning, Unsupported, suggest
 from manykin.fitted import Fitted, from_pretrained
-from manykin.metrics import Evaluation, likelihood, sample_metrics
 from manykin.models import get, name_of, names
 from manykin.random import hash_seed, seeded
 from manykin.spaces import Space, Value
 from manykin.training import RunFolder, TrainOptions, TrainResult, train
 from manykin.training.device import choose_device
-from manykin.training.files import write_json, writing
 from manykin.training.resume import resumed_options
 from manykin.training.runfolder import CARD
-
-FEW = 10
-"""Below so many held-out rows samples are not compared with them: the answer would be noise."""
 
 
 @dataclass
@@ -166,32 +160,6 @@ def carry_out(decided: Plan, *, out: str | Path | None = None, resume: bool = Fa
     return fitted
 
 
-def evaluate(fitted: Fitted, data: Any = None, *, condition: Any = None, k: int | None = None, seed: int = 0) -> Evaluation:
-    """Estimates of how good a fitted model is on data that it has not seen.
-
-    Args:
-        fitted: the model.
-        data: held-out examples in the form of the training data; None takes the run's own test split.
-        condition: their conditions, for a conditional model.
-        k: draws for bounds and dequantisation; None chooses.
-        seed: of all draws.
-
-    Raises:
-        InvalidInput: where no held-out data are at hand.
-    """
-    if condition is not None and fitted.condition is None:
-        raise InvalidInput(f"a condition was given, but {fitted.name} was fitted without one; leave it out, or fit with a condition.")
-    rows, name, entropy, training = _evaluation_rows(fitted, data, condition)
-    density = fitted.density
-    measured = density is not None and density.normalised
-    estimates = list(likelihood(fitted.model, rows, k=k, seed=seed, entropy=entropy)) if measured else []
-    if training is not None and len(rows) >= FEW:
-        estimates += sample_metrics(fitted.model, training, rows, n=min(len(rows), 2000), seed=seed)
-    if data is None:
-        estimates = [dataclasses.replace(each, note="; ".join(filter(None, [each.note, *_caveats(fitted)]))) for each in estimates]
-    return Evaluation(fitted.name, name, tuple(estimates))
-
-
 def choose_preset(cls: type[GenerativeModel], name: str, space: Space, n: int) -> Preset:
     """A model's preset by name, for this space and number of rows.
 
@@ -239,66 +207,6 @@ def save_value(x: Value, path: Path) -> None:
     """Write a batch as safetensors: key ``x``, or a key for each field of a record."""
     tensors = {"x": x} if isinstance(x, torch.Tensor) else dict(x)
     save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
-
-
-def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write ``evaluation.json`` into a run folder.
-
-    Raises:
-        TrainingFailed: where the folder cannot be written; names the file.
-    """
-    path = folder / "evaluation.json"
-    with writing(path):
-        write_json(path, evaluation.to_json())
-
-
-def _evaluation_rows(fitted: Fitted, data: Any, condition: Any) -> tuple[Rows, str, float | None, Rows | None]:
-    own = fitted.data
-    if data is None:
-        if own is None:
-            recorded = str(fitted.provenance.get("name", ""))
-            own = load_named_like(fitted, recorded)
-            if own is None:
-                raise InvalidInput(
-                    f"the run was fitted to {recorded!r}, which is not a named data set; expected the data: manykin evaluate RUN DATA."
-                )
-            fitted.data = own
-        return fitted.test_rows() or own.train, own.name, own.entropy, own.train
-    if isinstance(data, Dataset):
-        return data.test or data.val or data.train, data.name, data.entropy, data.train
-    named = load_named_like(fitted, str(data)) if isinstance(data, str) else None
-    if named is not None:
-        return named.test or named.train, named.name, named.entropy, named.train
-    column = fitted.provenance.get("condition", True) if condition is None and fitted.condition is not None else condition
-    options = fitted.provenance.get("options")
-    if isinstance(data, (str, Path)):
-        same = load_data(data, condition=column, options=options, seed=fitted.seed)
-        if same.space == fitted.space and same.provenance.get("sha256") == fitted.provenance.get("sha256"):
-            return same.test or same.val or same.train, f"{data_name(data)}, test split", same.entropy, same.train
-    rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=column, options=options)
-    return rows, data_name(data), None, None if own is None else own.train
-
-
-def _caveats(fitted: Fitted) -> list[str]:
-    """What a reader must know of the rows that a model is evaluated on by default."""
-    caveats = [] if fitted.test_rows() is not None else ["on the training data: no rows were held out"]
-    left_out = fitted.provenance.get("outside") or {}
-    if left_out.get("test"):
-        caveats.append(f"{left_out['test']} rows with values never seen in training are left out")
-    return caveats
-
-
-def load_named_like(fitted: Fitted, name: str) -> Dataset | None:
-    """A named data set as the model was fitted on it; None where the name is none, or its space another."""
-    if name not in data_names():
-        return None
-    dataset = load_data(name, condition=True if fitted.condition is not None else None, seed=fitted.seed)
-    return dataset if dataset.space == fitted.space else None
-
-
-def data_name(data: Any) -> str:
-    """What a result calls data: the base name of a file, or what kind of object it was."""
-    return Path(data).name if isinstance(data, (str, Path)) else f"own {type(data).__name__}"
 
 
 def model_class(model: Any) -> tuple[str, type[GenerativeModel]]:

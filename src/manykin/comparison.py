@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from manykin.api import evaluate, fit, model_class, save_evaluation, save_value
+from manykin.api import fit, model_class, save_value
 from manykin.config import Config
 from manykin.contract import GenerativeModel
 from manykin.data import load_data
 from manykin.data.dataset import Dataset
 from manykin.errors import InvalidInput, ManykinError
+from manykin.evaluation import evaluate, save_evaluation
 from manykin.metrics import Estimate
 from manykin.random import generator, hash_seed
 from manykin.training import RunFolder

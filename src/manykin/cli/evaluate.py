@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @common
 def command(output: Output, run: str, data: str | None, condition: str | None, k: int | None, seed: int) -> None:
     """Estimate how good RUN is on held-out DATA; without DATA, on the test split of the named data set that it was fitted to."""
-    from manykin.api import evaluate, save_evaluation
     from manykin.errors import TrainingFailed
+    from manykin.evaluation import evaluate, save_evaluation
     from manykin.fitted import from_pretrained
 
     fitted = from_pretrained(run)

@@ -1,5 +1,6 @@
 """Rows and data sets: what every loader returns and every trainer reads."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,22 +11,29 @@ from torch import Tensor
 from manykin.contract import Batch
 from manykin.data.forms import Form
 from manykin.random import generator
-from manykin.spaces import Space, Value, count, take
+from manykin.spaces import Labels, Space, Value, count, take
 
 
 @dataclass(frozen=True)
 class Rows:
     """Examples and their conditions: one base (in memory, or a memory-mapped file) and the rows of it that belong here.
 
-    ``index`` (m,) int64 selects rows of the base without copying it; None means all.
+    ``index`` (m,) int64 selects rows of the base without copying it; None means all. ``label`` (n,) int64: the class of each row of the base, where
+    the data bring classes, whether or not a model is conditioned on them: metrics use them.
     """
 
     x: Value
     condition: Value | None = None
     index: Tensor | None = None
+    label: Tensor | None = None
 
     def __len__(self) -> int:
         return count(self.x) if self.index is None else len(self.index)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of each row, (m,) int64; None where the data bring none."""
+        return self.label if self.label is None or self.index is None else self.label[self.index]
 
     def batch(self, positions: Tensor) -> Batch:
         """The examples at these positions (int64, any order)."""
@@ -46,7 +54,7 @@ class Rows:
 
     def select(self, positions: Tensor) -> "Rows":
         """A subset that shares the base."""
-        return Rows(self.x, self.condition, positions if self.index is None else self.index[positions])
+        return dataclasses.replace(self, index=positions if self.index is None else self.index[positions])
 
     def sample(self, n: int, seed: int) -> Batch:
         """Up to n distinct examples, chosen by the seed."""
@@ -65,6 +73,7 @@ class Dataset:
 
     ``form`` turns tensors back into what the user gave. ``provenance`` is plain JSON: name, base name of the file, sha256 of the content, rows in
     each split, split rule, licence, and every lossy step. ``entropy``: the known differential entropy in nats of a toy; None for real data.
+    ``classes``: the space of :attr:`Rows.labels`, where the data bring classes.
     """
 
     name: str
@@ -76,3 +85,4 @@ class Dataset:
     form: Form = field(default_factory=Form)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     entropy: float | None = None
+    classes: Labels | None = None

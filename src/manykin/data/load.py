@@ -23,6 +23,7 @@ range of levels) from the training rows only. Rows of the other splits that hold
 code: they are left out of their split, counted under ``outside`` in the provenance, and a warning says so.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ from manykin.data.options import DataOptions
 from manykin.data.source import Source, read_source
 from manykin.data.splits import Split, check_trainable, cut_splits, limited, rows_of
 from manykin.errors import InvalidInput, suggest
-from manykin.spaces import Record, Space, Tokens, Value, Vector, count
+from manykin.spaces import Labels, Record, Space, Tokens, Value, Vector, count
 
 
 def load_data(source: Any, *, condition: Any = None, options: DataOptions | Mapping[str, Any] | None = None, seed: int = 0) -> Dataset:
@@ -62,9 +63,10 @@ def load_data(source: Any, *, condition: Any = None, options: DataOptions | Mapp
         _check_named(source, chosen)
         return limited(load_named(source, named_condition(source, wanted), seed), chosen.max_rows, seed)
     found = read_source(source, chosen)
+    own = dict(found.labels)
     take_condition(found, wanted)
     _as_kind(found, chosen)
-    return _assemble(found, wanted is not None and wanted is not False, chosen, seed)
+    return _assemble(found, wanted is not None and wanted is not False, own, chosen, seed)
 
 
 def load_rows(
@@ -87,7 +89,7 @@ def load_rows(
             raise InvalidInput(f"{source.name} is {source.space}; expected data of {space}, the space that the model was fitted in.")
         if condition_space is not None and rows.condition is None:
             raise InvalidInput(f"{source.name} was loaded without its condition; expected one of {condition_space} a row.")
-        return rows if condition_space is not None else Rows(rows.x, None, rows.index)
+        return rows if condition_space is not None else dataclasses.replace(rows, condition=None)
     found = read_source(source, chosen)
     take_condition(found, condition)
     split = "test" if "test" in found.parts else "all"
@@ -154,7 +156,7 @@ def take_condition(found: Source, condition: Any) -> None:
         found.labels = {"all": condition}
 
 
-def _assemble(found: Source, conditional: bool, options: DataOptions, seed: int) -> Dataset:
+def _assemble(found: Source, conditional: bool, own: dict[str, Any], options: DataOptions, seed: int) -> Dataset:
     sizes = {split: _length(found, part) for split, part in found.parts.items()}
     if min(sizes.values()) == 0 or sizes.get("all", sizes.get("train", 0)) < 2:
         raise InvalidInput(f"{found.name} has {max(sizes.values())} row; expected at least 2 to learn from.")
@@ -175,7 +177,8 @@ def _assemble(found: Source, conditional: bool, options: DataOptions, seed: int)
         "split": _rule(found, options), "licence": None, "lossy": found.lossy, "outside": outside,
     }  # fmt: skip
     check_trainable(rows["train"], space, _called(found))
-    return Dataset(found.name, space, rows["train"], rows.get("val"), rows.get("test"), condition, form, provenance)
+    rows, classes = _labelled(rows, condition, own, sizes, splits, options)
+    return Dataset(found.name, space, rows["train"], rows.get("val"), rows.get("test"), condition, form, provenance, classes=classes)
 
 
 def _check_named(name: str, options: DataOptions) -> None:
@@ -256,6 +259,26 @@ def _stream(found: Source, options: DataOptions) -> tuple[dict[str, Value], Toke
     if len(cut["train"][0]) < 2:
         raise InvalidInput(f"{found.name} has {len(text)} {options.unit}; expected at least two blocks of {space.length} to train on (data.length).")
     return {split: part for split, (part, _) in cut.items() if len(part)}, space, form, sum(rest for _, rest in cut.values())
+
+
+def _labelled(
+    rows: dict[str, Rows], condition: Space | None, own: dict[str, Any], sizes: dict[str, int], splits: dict[str, Split], options: DataOptions
+) -> tuple[dict[str, Rows], Labels | None]:  # fmt: skip
+    """Rows with the classes that metrics may use: the labels that they are conditioned on, else those that the source brings."""
+    if isinstance(condition, Labels):
+        return {split: dataclasses.replace(part, label=part.condition) for split, part in rows.items()}, condition  # type: ignore[arg-type]
+    if condition is not None or set(own) != set(sizes) or any(len(own[part]) != sizes[part] for part in sizes):
+        return rows, None
+    first = "all" if "all" in own else "train"
+    try:
+        classes = describe_condition(own[first], _positions(splits[first]["train"]), options)
+    except InvalidInput:
+        return rows, None
+    if not isinstance(classes, Labels):
+        return rows, None
+    codes = {part: encode_condition(values, classes, sizes[part], lenient=True) for part, values in own.items()}
+    part_of = {split: part for part, cut in splits.items() for split in cut}
+    return {split: dataclasses.replace(each, label=codes[part_of[split]]) for split, each in rows.items()}, classes
 
 
 def _conditions(found: Source, sizes: dict[str, int], splits: dict[str, Split], options: DataOptions) -> tuple[Space, dict[str, Tensor]]:

@@ -91,13 +91,15 @@ def _npz_pictures(name: str, condition: bool, licence: str) -> Dataset:
 
 def _pictures(name: str, levels: int, parts: dict[str, tuple[Any, Any]], condition: bool, note: dict[str, Any]) -> Dataset:
     height, width = next(iter(parts.values()))[0].shape[1:]
+    codes = {split: torch.from_numpy(y) for split, (_, y) in parts.items()}
     rows = {
-        split: Rows(torch.from_numpy(x)[:, None], torch.from_numpy(y) if condition else None) for split, (x, y) in parts.items()
+        split: Rows(torch.from_numpy(x)[:, None], codes[split] if condition else None, label=codes[split]) for split, (x, _) in parts.items()
     }  # fmt: skip
     form = Form("images", "uint8", {"channels": "none"})
     provenance = _provenance(name, {split: x for split, (x, _) in parts.items()}, note)
-    labels = Labels(10) if condition else None
-    return Dataset(name, Image((1, height, width), levels), rows["train"], None, rows["test"], labels, form, provenance)
+    classes = Labels(10)
+    space, labels = Image((1, height, width), levels), classes if condition else None
+    return Dataset(name, space, rows["train"], None, rows["test"], labels, form, provenance, classes=classes)
 
 
 def _provenance(name: str, parts: dict[str, Any], note: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 LOG_P = "log p(x)"
 LOG_P_GIVEN_C = "log p(x | c)"
@@ -17,6 +19,7 @@ class Estimate:
     ``strength``: exact, bound, estimate or unnormalised: two values of different strength are not comparable without saying so. ``quantity``: what
     was measured (``log p(x)``, ``log p(x | c)``, ``samples``): values of different quantities are not comparable at all. ``sampler``: the sampler
     behind a metric of samples, None for the model's own. ``n``: examples. ``stderr``: standard error of ``value`` over examples; None: unknown.
+    ``data``: what was done to the data before the number was computed: the transform and its draws, the features and their extractor.
     """
 
     name: str
@@ -28,11 +31,12 @@ class Estimate:
     note: str = ""
     quantity: str = LOG_P
     sampler: str | None = None
+    data: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: a value or error that is not finite becomes None, and the note says why.
 
-        ``quantity`` and ``sampler`` appear only where they differ from their defaults.
+        ``quantity``, ``sampler`` and ``data`` appear only where they differ from their defaults.
         """
         finite = math.isfinite(self.value)
         stderr = self.stderr if self.stderr is not None and math.isfinite(self.stderr) else None
@@ -45,7 +49,7 @@ class Estimate:
             "n": self.n,
             "note": self.note if finite or self.note else f"the value is {self.value}",
         }
-        extra = {"quantity": (self.quantity, LOG_P), "sampler": (self.sampler, None)}
+        extra = {"quantity": (self.quantity, LOG_P), "sampler": (self.sampler, None), "data": (self.data, "")}
         return data | {key: value for key, (value, default) in extra.items() if value != default}
 
     @classmethod
@@ -62,6 +66,7 @@ class Estimate:
             note=str(data.get("note", "")),
             quantity=str(data.get("quantity", LOG_P)),
             sampler=data.get("sampler"),
+            data=str(data.get("data", "")),
         )
 
     def __str__(self) -> str:
@@ -71,20 +76,29 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of one model on one data set."""
+    """The metrics of one model on one data set.
+
+    ``warnings``: what a user should know before believing them, each one line with a remedy. ``details``: plain JSON behind the numbers (a row a
+    column, a row a class). ``tensors``: what a report draws (nearest neighbours); not part of the JSON.
+    """
 
     model: str
     data: str
     metrics: tuple[Estimate, ...]
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """``{"model", "data", "metrics": [...]}``."""
-        return {"model": self.model, "data": self.data, "metrics": [metric.to_json() for metric in self.metrics]}
+        """``{"model", "data", "metrics": [...]}``, and ``warnings`` and ``details`` where there are any."""
+        plain = {"model": self.model, "data": self.data, "metrics": [metric.to_json() for metric in self.metrics]}
+        return plain | {key: value for key, value in (("warnings", list(self.warnings)), ("details", dict(self.details))) if value}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Evaluation":
         """Read :meth:`to_json` back."""
-        return cls(str(data.get("model", "")), str(data.get("data", "")), tuple(Estimate.from_json(item) for item in data.get("metrics", ())))
+        return cls(str(data.get("model", "")), str(data.get("data", "")), tuple(Estimate.from_json(item) for item in data.get("metrics", ())),
+                   tuple(data.get("warnings", ())), dict(data.get("details", {})))  # fmt: skip
 
     def __getitem__(self, name: str) -> Estimate:
         """The metric of that name.
@@ -100,7 +114,7 @@ class Evaluation:
     def __str__(self) -> str:
         width = max((len(metric.name) for metric in self.metrics), default=0)
         lines = [f"  {metric.name:<{width}}  {metric}{_foreign(metric)}" for metric in self.metrics]
-        return "\n".join([f"{self.model} on {self.data}", *lines])
+        return "\n".join([f"{self.model} on {self.data}", *lines, *(f"  warning: {each}" for each in self.warnings)])
 
 
 def number(value: float, stderr: float | None = None) -> str:

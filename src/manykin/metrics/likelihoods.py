@@ -12,9 +12,12 @@ from manykin.contract import Batch, Density, GenerativeModel, Weighs
 from manykin.data.dataset import Rows
 from manykin.errors import InvalidInput, NoDensity, Unsupported
 from manykin.metrics.estimate import LOG_P, LOG_P_GIVEN_C, Estimate, number
+from manykin.metrics.figures import Figure
 from manykin.metrics.moments import Moments
 from manykin.random import hash_seed
 from manykin.spaces import Labels, Space, Tokens, Value, move, take
+
+FIGURES: tuple[Figure, ...] = ()
 
 CHUNK_ENTRIES = 2_000_000
 MAX_CHUNK = 4096

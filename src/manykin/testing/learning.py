@@ -12,7 +12,8 @@ from torch import Tensor
 from manykin.contract import ClosedForm, GenerativeModel
 from manykin.data.dataset import Rows
 from manykin.errors import InvalidInput, ManykinError
-from manykin.metrics.two_sample import distance_features, energy_distance
+from manykin.metrics.energy import energy_distance
+from manykin.metrics.numbers import encoder
 from manykin.random import seeded
 from manykin.spaces import Labels, Value, take
 from manykin.testing.context import Context, changed, same, state_of, worst
@@ -117,7 +118,7 @@ def samples_not_collapsed(ctx: Context) -> None:
 def _standardised(ctx: Context) -> tuple[Tensor, Callable[[Value], Tensor]]:
     """Up to 512 training rows as points with unit variance in each column, and the function that turns data into such points."""
     rows = ctx.data.train.slice(0, min(512, len(ctx.data.train))).x
-    points = distance_features(ctx.declared.space, rows)
+    points = encoder(ctx.declared.space, rows)
     reference = points(rows)
     centre, scale = reference.mean(0), reference.std(0)
     scale = torch.where(scale > 0, scale, 1.0)

@@ -1,0 +1,219 @@
+"""The verb evaluate: the likelihood of a model, and everything that its samples tell."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manykin.contract import GenerativeModel, Sampler
+from manykin.data import load_data, load_rows
+from manykin.data import names as data_names
+from manykin.data.dataset import Dataset, Rows
+from manykin.errors import InvalidInput
+from manykin.fitted import Fitted
+from manykin.metrics import Case, Evaluation, Finding, chosen, judge, likelihood
+from manykin.metrics.extractor import Extractor
+from manykin.metrics.judge import joined
+from manykin.metrics.table import LIKELIHOOD, metric
+from manykin.random import hash_seed
+from manykin.spaces import Labels, Value, count, take
+from manykin.training.files import replace_tensors, write_json, writing
+
+MOST_SAMPLES = 2000
+"""Samples that are drawn unless told otherwise: as many as held-out rows, and no more than this."""
+FEW = 10
+"""Below so many held-out rows samples are not compared with them: the answer would be noise."""
+FILE, TENSORS = "evaluation.json", "evaluation.safetensors"
+
+
+def evaluate(
+    fitted: Any,
+    data: Any = None,
+    *,
+    condition: Any = None,
+    metrics: str | Sequence[str] = "standard",
+    n: int | None = None,
+    k: int | None = None,
+    features: str | Extractor = "own",
+    target: str | None = None,
+    sampler: Sampler | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Estimates of how good a fitted model is on data that it has not seen.
+
+    Args:
+        fitted: the model, or samples of any other generator in the form of the data (an array, a DataFrame, pictures).
+        data: held-out examples in the form of the training data; None takes the run's own test split. Samples need it.
+        condition: their conditions, for a conditional model.
+        metrics: ``quick`` (likelihood and energy distance), ``standard``, ``full`` (adds what fits further models), or names of metrics.
+        n: samples to draw; None: as many as held-out rows, at most 2,000.
+        k: draws for bounds and dequantisation; None chooses.
+        features: what looks at pictures: ``own`` trains a small network on the training rows, ``none``, the path of a TorchScript file, the id of
+            a model on the hub, or an :class:`Extractor`.
+        target: the column that usefulness predicts; None: the condition, or the classes of the data.
+        sampler: one of the model's samplers.
+        seed: of all draws.
+
+    Raises:
+        InvalidInput: where no held-out data are at hand, or for an unknown metric.
+    """
+    names = chosen(metrics)
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise InvalidInput(f"n = {n!r} samples cannot be drawn; expected an integer of at least 1.")
+    if not isinstance(fitted, Fitted):
+        return _of_samples(fitted, data, condition, names, features, target, seed)
+    if condition is not None and fitted.condition is None:
+        raise InvalidInput(f"a condition was given, but {fitted.name} was fitted without one; leave it out, or fit with a condition.")
+    held = _held_out(fitted, data, condition)
+    density = fitted.density
+    measured = LIKELIHOOD in names and density is not None and density.normalised
+    found = Finding(tuple(likelihood(fitted.model, held.rows, k=k, seed=seed, entropy=held.entropy))) if measured else Finding()
+    if any(name != LIKELIHOOD for name in names) and len(held.rows) >= FEW:
+        case = _case(fitted, held, n or min(len(held.rows), MOST_SAMPLES), sampler, target, seed)
+        case = dataclasses.replace(case, extractor=_extractor(features, case, names, held.name))
+        found = joined(found, judge(case, names))
+    caveats = _caveats(fitted) if data is None else []
+    estimates = tuple(dataclasses.replace(each, note="; ".join(filter(None, [each.note, *caveats]))) for each in found.estimates)
+    return Evaluation(fitted.name, held.name, estimates, found.warnings, found.details, found.tensors)
+
+
+def save_evaluation(folder: Path, evaluation: Evaluation, name: str = "") -> Path:
+    """Write ``evaluation.json`` and what a report draws into a run folder; ``evaluation-NAME.json`` for data other than the run's own.
+
+    Raises:
+        TrainingFailed: where the folder cannot be written; names the file.
+    """
+    suffix = f"-{name}" if name else ""
+    path, tensors = folder / FILE.replace(".", f"{suffix}."), folder / TENSORS.replace(".", f"{suffix}.")
+    with writing(path):
+        write_json(path, evaluation.to_json())
+        tensors.unlink(missing_ok=True)
+        if evaluation.tensors:
+            replace_tensors(tensors, {key: value.detach().cpu().contiguous() for key, value in evaluation.tensors.items()})
+    return path
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Held-out rows, what they are called, the entropy of their law, the training rows, and the classes of both."""
+
+    rows: Rows
+    name: str
+    entropy: float | None = None
+    train: Rows | None = None
+    classes: Labels | None = None
+
+    @classmethod
+    def of(cls, data: Dataset, name: str | None = None) -> "_Held":
+        return cls(data.test or data.val or data.train, name or data.name, data.entropy, data.train, data.classes)
+
+
+def _case(fitted: Fitted, held: _Held, n: int, sampler: Sampler | None, target: str | None, seed: int) -> Case:
+    draw = _drawer(fitted.model, held.rows, sampler)
+    labels = None
+    if isinstance(fitted.model.condition, Labels):
+        frequencies = held.train.labels if held.train is not None and held.train.labels is not None else held.rows.labels
+        if frequencies is not None:
+            order = torch.randint(len(frequencies), (n,), generator=torch.Generator().manual_seed(hash_seed(seed, "labels")))
+            labels = frequencies[order]
+    name = None if sampler is None else type(sampler).__name__
+    return Case(
+        fitted.space, held.train, held.rows, draw(n, labels, seed), labels, held.classes, seed, draw, None,
+        target or _own_target(fitted, held), name,
+    )  # fmt: skip
+
+
+def _drawer(model: GenerativeModel, held: Rows, sampler: Sampler | None) -> Any:
+    """Samples of a model: of the labels given, of the conditions of held-out rows where conditions are no labels, else by its own frequencies."""
+
+    def draw(n: int, labels: Tensor | None, seed: int) -> Value:
+        condition: Value | None = labels if isinstance(model.condition, Labels) else None
+        if model.condition is not None and not isinstance(model.condition, Labels):
+            known = held.sample(len(held), seed).condition
+            condition = None if known is None else take(known, torch.arange(n) % count(known))
+        return model.sample(n, condition, seed=seed, sampler=sampler)
+
+    return draw
+
+
+def _own_target(fitted: Fitted, held: _Held) -> str | None:
+    column = fitted.provenance.get("condition")
+    return str(column) if isinstance(column, str) and column != "label" else None
+
+
+def _extractor(features: str | Extractor, case: Case, names: Sequence[str], data: str) -> Extractor | None:
+    """The network that looks at pictures, where a chosen metric asks for one."""
+    if not case.pictures or not any(name != LIKELIHOOD and metric(name).view in ("features", "best") for name in names):
+        return None
+    from manykin.metrics.features import choose_extractor
+
+    return choose_extractor(features, case, data)
+
+
+def _of_samples(
+    samples: Any, data: Any, condition: Any, names: Sequence[str], features: str | Extractor, target: str | None, seed: int
+) -> Evaluation:
+    """Judge samples of any generator beside data: its test split where it has one."""
+    if data is None:
+        raise InvalidInput("samples were given without data; expected the real data too: evaluate(samples, data).")
+    dataset = load_data(data, condition=condition, seed=seed)
+    held = _Held.of(dataset)
+    if dataset.test is None and dataset.val is None:
+        held = dataclasses.replace(held, train=None)
+    values = load_rows(samples, dataset.space, dataset.form).all().x
+    case = Case(dataset.space, held.train, held.rows, values, None, held.classes, seed, target=target)
+    found = judge(dataclasses.replace(case, extractor=_extractor(features, case, names, held.name)), names)
+    return Evaluation(f"samples ({data_name(samples)})", held.name, found.estimates, found.warnings, found.details, found.tensors)
+
+
+def _held_out(fitted: Fitted, data: Any, condition: Any) -> _Held:
+    own = fitted.data
+    if data is None:
+        if own is None:
+            recorded = str(fitted.provenance.get("name", ""))
+            own = load_named_like(fitted, recorded)
+            if own is None:
+                raise InvalidInput(
+                    f"the run was fitted to {recorded!r}, which is not a named data set; expected the data: manykin evaluate RUN DATA."
+                )
+            fitted.data = own
+        return _Held.of(own)
+    if isinstance(data, Dataset):
+        return _Held.of(data)
+    named = load_named_like(fitted, str(data)) if isinstance(data, str) else None
+    if named is not None:
+        return _Held.of(named)
+    column = fitted.provenance.get("condition", True) if condition is None and fitted.condition is not None else condition
+    options = fitted.provenance.get("options")
+    if isinstance(data, (str, Path)):
+        same = load_data(data, condition=column, options=options, seed=fitted.seed)
+        if same.space == fitted.space and same.provenance.get("sha256") == fitted.provenance.get("sha256"):
+            return _Held.of(same, f"{data_name(data)}, test split")
+    rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=column, options=options)
+    return _Held(rows, data_name(data), None, None if own is None else own.train, None if own is None else own.classes)
+
+
+def _caveats(fitted: Fitted) -> list[str]:
+    """What a reader must know of the rows that a model is evaluated on by default."""
+    caveats = [] if fitted.test_rows() is not None else ["on the training data: no rows were held out"]
+    left_out = fitted.provenance.get("outside") or {}
+    if left_out.get("test"):
+        caveats.append(f"{left_out['test']} rows with values never seen in training are left out")
+    return caveats
+
+
+def load_named_like(fitted: Fitted, name: str) -> Dataset | None:
+    """A named data set as the model was fitted on it; None where the name is none, or its space another."""
+    if name not in data_names():
+        return None
+    dataset = load_data(name, condition=True if fitted.condition is not None else None, seed=fitted.seed)
+    return dataset if dataset.space == fitted.space else None
+
+
+def data_name(data: Any) -> str:
+    """What a result calls data: the base name of a file, or what kind of object it was."""
+    return Path(data).name if isinstance(data, (str, Path)) else f"own {type(data).__name__}"

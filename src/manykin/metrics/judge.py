@@ -1,0 +1,149 @@
+"""Running the table of metrics over a case: values, the noise floor beside each, and what stands in the way of the others."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from manykin.errors import InvalidInput, suggest
+from manykin.metrics.case import Case
+from manykin.metrics.estimate import SAMPLES, Estimate
+from manykin.metrics.figures import LEVELS, Figure, Finding, Metric
+from manykin.metrics.table import LIKELIHOOD, TABLE, metric
+from manykin.spaces import Value, take
+
+FLOOR = "_floor"
+"""What the name of a noise floor ends with: the same metric with training rows in the place of samples."""
+
+
+def chosen(wanted: str | Sequence[str]) -> list[str]:
+    """Names of metrics, in the order of the table, from a level (``quick``, ``standard``, ``full``) or from names.
+
+    Raises:
+        InvalidInput: for an unknown name.
+    """
+    names = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    found: set[str] = set()
+    for name in names:
+        if name in LEVELS:
+            reach = LEVELS.index(name)
+            found |= {LIKELIHOOD} | {key for key in TABLE if LEVELS.index(metric(key).level) <= reach}
+        elif name in TABLE or name == LIKELIHOOD:
+            found.add(name)
+        else:
+            raise InvalidInput(f"metric {name!r} is not known.{suggest(name, {*LEVELS, *TABLE, LIKELIHOOD})}")
+    return [name for name in (LIKELIHOOD, *TABLE) if name in found]
+
+
+def judge(case: Case, names: Sequence[str]) -> Finding:
+    """Every named metric that applies, each pair metric with its noise floor.
+
+    A metric that cannot be computed (too few rows, a constant feature) becomes a warning that says why; nothing else is lost. Samples that are not
+    finite are counted, and left out of all other metrics.
+    """
+    case, found = _finite(case)
+    for name in names:
+        if name == LIKELIHOOD:
+            continue
+        wanted = metric(name)
+        reason = wanted.needs(case)
+        if reason:
+            continue
+        short = min(case.n, len(case.test))
+        if short < wanted.minimum:
+            found = joined(
+                found, Finding(warnings=(f"{name} needs at least {wanted.minimum} rows of samples and of held-out data; there are {short}.",))
+            )
+            continue
+        try:
+            found = joined(found, _pair(case, wanted) if wanted.kind == "pair" else wanted.compute(case))
+        except InvalidInput as refusal:
+            found = joined(found, Finding(warnings=(f"{name} could not be computed: {refusal}",)))
+    return found
+
+
+def joined(first: Finding, second: Finding) -> Finding:
+    """Both, in this order."""
+    return Finding(
+        (*first.estimates, *second.estimates), {**first.details, **second.details}, {**first.tensors, **second.tensors},
+        (*first.warnings, *second.warnings),
+    )  # fmt: skip
+
+
+def figure(name: str) -> Figure | None:
+    """The explanation of an estimate by its name; that of the metric itself for a floor or a marginal; None for an unknown name."""
+    from manykin.metrics.likelihoods import FIGURES
+
+    base = name.removesuffix(FLOOR).removeprefix("marginal_")
+    known = {each.name: each for each in FIGURES}
+    return known.get(base) or next((each for key in TABLE for each in metric(key).figures if each.name == base), None)
+
+
+def as_good_as_real(value: Estimate, floor: Estimate | None) -> bool:
+    """Whether a metric of samples cannot be told from that of real rows: within two standard errors of its floor, or better than it."""
+    told = figure(value.name)
+    if floor is None or told is None:
+        return False
+    gap = value.value - floor.value
+    margin: float = 2 * ((value.stderr or 0.0) ** 2 + (floor.stderr or 0.0) ** 2) ** 0.5
+    worse = {"lower": gap, "higher": -gap, "target": abs(gap)}[told.better]
+    return bool(worse <= margin)
+
+
+def _pair(case: Case, wanted: Metric) -> Finding:
+    """A pair metric and its floor."""
+    real = case.held.all().x
+    points, name = case.view("numbers" if wanted.view == "values" else wanted.view)
+    fixed = None if wanted.view == "values" else points(real)
+
+    def compute(fake: Value) -> list[Estimate]:
+        found: Estimate | Sequence[Estimate]
+        found = wanted.compute(case.space, real, fake, seed=case.seed) if fixed is None else wanted.compute(fixed, points(fake), seed=case.seed)
+        return [dataclasses.replace(each, data=each.data or name, quantity=SAMPLES) for each in ([found] if isinstance(found, Estimate) else found)]
+
+    found = [dataclasses.replace(each, sampler=case.sampler) for each in compute(case.samples)]
+    enough = case.seen is not None and len(case.seen) >= wanted.minimum
+    floors = {each.name: dataclasses.replace(each, name=each.name + FLOOR) for each in compute(case.seen.all().x)} if enough and case.seen else {}
+    return Finding(tuple(each for value in found for each in (value, floors.get(value.name)) if each is not None))
+
+
+def _finite(case: Case) -> tuple[Case, Finding]:
+    """The case without samples that hold NaN where none may be, or an infinity; and the share that was left."""
+    broken = _broken(case)
+    bad = int(broken.sum())
+    if bad == 0:
+        return case, Finding()
+    rest = case.n - bad
+    told = (
+        f"{bad} of {case.n} samples are not finite or outside {case.space}; all metrics are over the other {rest}. Train longer or with a lower rate."
+    )
+    share = Estimate(
+        "valid_samples", rest / case.n, (rest * bad / case.n**3) ** 0.5, "share", "estimate", case.n, quantity=SAMPLES, sampler=case.sampler
+    )
+    kept = (~broken).nonzero()[:, 0]
+    labels = None if case.labels is None else case.labels[kept]
+    return dataclasses.replace(case, samples=take(case.samples, kept), labels=labels), Finding((share,), warnings=(told,))
+
+
+def _broken(case: Case) -> Tensor:
+    """Which samples their own space refuses, (n,) boolean."""
+
+    def refused(x: Value) -> bool:
+        try:
+            case.space.validate(x)
+        except InvalidInput:
+            return True
+        return False
+
+    broken = torch.zeros(case.n, dtype=torch.bool)
+    stack: list[tuple[int, int]] = [(0, case.n)]
+    while stack:
+        start, stop = stack.pop()
+        if start < stop and refused(take(case.samples, slice(start, stop))):
+            if stop - start == 1:
+                broken[start] = True
+            else:
+                middle = (start + stop) // 2
+                stack += [(start, middle), (middle, stop)]
+    return broken
