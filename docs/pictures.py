@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import metric_tables
 import numpy as np
 import torch
 
@@ -142,6 +143,8 @@ def write_tables(folder: Path) -> None:
     (folder / "data.md").write_text("\n".join(data) + "\n\n![The two-dimensional toys with their exact densities](_static/toys.png)\n")
     (folder / "checks.md").write_text(_checks())
     (folder / "model-reference.md").write_text(_model_reference())
+    (folder / "metrics.md").write_text(metric_tables.reference())
+    (folder / "degradations.md").write_text(metric_tables.degradations())
     (folder / "train-options.md").write_text(_options(TrainOptions) + "\n")
 
 

@@ -86,16 +86,48 @@ def write_run(folder: Path, model: str, space: Space, real: torch.Tensor, fake: 
     config = {
         "format": 1, "model": {"name": model, "config": {"components": 3}}, "space": space.to_json(), "condition": None, "sizes": {},
         "transform": ["dequantise", "logit"], "training": {"max_steps": 300, "lr": 0.001}, "seed": 0,
-        "data": {"name": "digits", "sha256": "ab" * 32, "licence": "CC BY 4.0"}, "versions": {"torch": "2.13", "manykin": "0.1.0"},
+        "data": {"name": "digits", "sha256": "ab" * 32, "licence": "CC BY 4.0", "rows": {"train": 1437, "test": 360}},
+        "versions": {"torch": "2.13", "manykin": "0.1.0"},
         "result": {"seconds": 12.345, "parameters": 123456, "steps": 300, "peak_memory_bytes": 123_000_000, "stopped": "max_steps"},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in history()) + '\n{"step": 3')
     if metrics:
-        (folder / "evaluation.json").write_text(json.dumps(Evaluation(model, "digits", metrics).to_json()))
+        write_evaluation(folder, model, metrics)
     save_file({"x": real.contiguous()}, folder / "samples" / "real.safetensors")
     save_file({"x": fake.contiguous()}, folder / "samples" / "final.safetensors")
     return folder
+
+
+def write_evaluation(folder: Path, model: str, metrics: tuple[Estimate, ...], warnings: tuple[str, ...] = (), **details: object) -> None:
+    (folder / "evaluation.json").write_text(json.dumps(Evaluation(model, "digits", metrics, warnings, details).to_json()))
+
+
+def write_neighbours(folder: Path, samples: torch.Tensor, train: torch.Tensor) -> None:
+    """Eight samples, three training rows each, and their distances, of which the first is 0."""
+    distance = torch.linspace(0.0, 2.0, 24).reshape(8, 3)
+    tensors = {"samples": samples[:8].contiguous(), "train": train[:24].reshape(8, 3, *train.shape[1:]).contiguous(), "distance": distance}
+    save_file({f"neighbours.{key}": value for key, value in tensors.items()}, folder / "evaluation.safetensors")
+
+
+def classes(shares: list[float]) -> dict[str, object]:
+    return {"names": [NASTY, "one", "two"], "real": [0.5, 0.3, 0.2], "samples": shares}
+
+
+def usefulness(score: float) -> dict[str, object]:
+    rows = [{"trained_on": "real", "classifier": "logistic regression", "score": 0.95, "stderr": 0.01},
+            {"trained_on": "samples", "classifier": "logistic regression", "score": score, "stderr": 0.02},
+            {"trained_on": "samples", "classifier": "gradient boosting", "score": None, "stderr": None}]  # fmt: skip
+    return {"task": "accuracy", "target": "label", "rows": rows}
+
+
+def augmentation(verdict: str) -> dict[str, object]:
+    return {"target": "label", "verdict": verdict, "rows": [
+        {"n_real": 100, "classifier": "logistic regression", "real": 0.8, "both": 0.85, "stderr": 0.01, "more": [1]}]}  # fmt: skip
+
+
+def curve(*values: float) -> list[dict[str, float]]:
+    return [{"step": 10 * i, "seconds": 0.5 * i, "energy_distance": value, "stderr": 0.02} for i, value in enumerate(values)]
 
 
 def row(model: str, metrics: tuple[Estimate, ...], density: str = "exact", **more: object) -> dict[str, object]:
@@ -105,27 +137,37 @@ def row(model: str, metrics: tuple[Estimate, ...], density: str = "exact", **mor
 
 
 def write_comparison(folder: Path) -> Path:
-    """Ten digits models as a comparison: exact, bounds, conditional, implicit, infinite and failed ones."""
+    """Ten digits models as a comparison: exact, bounds, conditional, implicit, infinite and failed ones; one with several seeds."""
     folder.mkdir(parents=True)
     space, real = Image((1, 8, 8), 17), digits()
+    seeded = [{"folder": f"realnvp-seed{seed}", "seed": seed, "seconds": 61.0, "steps": 9, "metrics": [], "error": "boom" if seed == 0 else None}
+              for seed in (0, 1, 2)]  # fmt: skip
     rows = [
         row("independent", estimates(107.9, bits=2.434) + distances(1.95)),
-        row("vae", estimates(98.1, "bound", "k=64", bits=2.21) + distances(0.11), "bound", seconds=42.0, parameters=1_234_567),
+        row("vae", estimates(98.1, "bound", "k=64", bits=2.21) + distances(0.11), "bound", seconds=42.0, parameters=1_234_567,
+            curve=curve(1.9, 0.5, 0.2, 0.11)),
         row("gaussian-mixture", estimates(112.0, "bound", "k=16", bits=2.525) + distances(0.05), "bound"),
         row("mixture", estimates(95.2, bits=2.146) + distances(0.08)),
-        row("realnvp", estimates(130.0, "bound", "k=16", bits=2.93) + distances(0.4), "bound", seconds=61.0),
+        row("realnvp", estimates(130.0, "bound", "k=16", bits=2.93) + distances(0.4), "bound", seconds=61.0, seeds=[0, 1, 2], runs=seeded),
         row("class-mixture", estimates(90.0, bits=2.03, quantity="log p(x | c)") + distances(0.04)),
-        row("gan", distances(0.6), "none", seconds=75.0),
+        row("gan", distances(0.6), "none", seconds=75.0, warnings=[f"3 of 10 classes are missing {NASTY}; lower the learning rate."]),
         row("box", estimates(math.inf, note="2 of 360 rows outside the support; mean over the other 358: 180.1", bits=math.inf) + distances(4.0)),
         row("kde", (), error=f"singular matrix in column {NASTY}", seconds=None, parameters=None, sampling_seconds=None),
-    ]
+    ]  # fmt: skip
     for entry in rows[:-1]:
         noise = torch.randint(0, 3, (64, 1, 8, 8), generator=torch.Generator().manual_seed(len(str(entry["model"]))))
         fake = (real[-64:].int() + noise.int()).clamp(0, 16).to(torch.uint8)
-        run = write_run(folder / str(entry["model"]), str(entry["model"]), space, real[:64], fake)
-        if entry["model"] not in ("mixture", "vae"):
+        name = str(entry["model"])
+        run = write_run(folder / ("realnvp-seed1" if name == "realnvp" else name), name, space, real[:64], fake)
+        if name not in ("mixture", "vae"):
             (run / "metrics.jsonl").unlink()
+    details = {"classes": classes([0.6, 0.38, 0.02]), "usefulness": usefulness(0.7), "augmentation": augmentation("It helped below 200 rows.")}
+    write_evaluation(folder / "gan", "gan", distances(0.6), **details)
+    write_evaluation(folder / "vae", "vae", distances(0.11), classes=classes([0.5, 0.3, 0.2]), usefulness=usefulness(0.9))
+    write_neighbours(folder / "gan", real[:8], real[:24])
     (folder / "compare.json").write_text(json.dumps(rows))
+    asked = {"format": 1, "models": [{"label": "vae", "name": "vae"}], "data": {"name": "digits"}, "seeds": [0], "budget": {"max_time": 60.0}}
+    (folder / "comparison.json").write_text(json.dumps(asked))
     save_file({"x": real[:360].contiguous()}, folder / "real.safetensors")
     return folder
 

@@ -15,7 +15,7 @@ from manykin.report import reading, write_report
 from manykin.report.canvas import png, style, svg
 from manykin.report.columns import Mark, standings
 from manykin.report.curves import curves, learning_curves
-from manykin.report.html import bytes_text, count_text, seconds_text
+from manykin.report.units import bytes_text, count_text, seconds_text
 from manykin.report.pictures import density_2d, ellipses, frame, full_covariances, grid, samples_sheet
 from manykin.spaces import Image, Record, Table, Vector, columns_of
 from report_folders import (
@@ -93,14 +93,14 @@ def comparison(tmp_path_factory):
 def test_a_comparison_becomes_one_file_that_asks_no_network(comparison):
     text = comparison.read_text()
     assert comparison.name == "report.html"
-    assert sorted(path.name for path in comparison.parent.glob("*report*")) == ["report.html"]
+    assert sorted(path.name for path in comparison.parent.glob("*report*")) == ["report.html", "report.md"]
     page = Page(text)
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "object", "embed", "base")
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
                 assert value is not None
-                assert value.startswith(("data:image/png;base64,", "#")), (tag, name, value[:60])
+                assert value.startswith(("data:image/png;base64,", "data:image/gif;base64,", "#")), (tag, name, value[:60])
     assert not re.search(r"https?://", re.sub(r"base64,[A-Za-z0-9+/=\s]*", "", text))
     assert "@import" not in text
     assert not re.search(r"url\((?!#|\"#|'#)", text)
@@ -111,13 +111,15 @@ def test_a_comparison_shows_every_model_with_strength_error_floor_and_cost(compa
     mixture = page.row("mixture")
     assert "floor" in mixture
     assert "2.146 ± 0.010 bits/dim exact" in mixture
-    assert "nll: 95.20 ± 0.40 nats" in mixture
     assert "0.080 ± 0.020" in mixture
     assert "3.2 s 5,120 12,345 456 MB" in mixture
     vae = page.row("vae")
     assert "bound" in vae
     assert "k=64" in vae
-    assert "floor 2" not in vae.split("latent")[0]
+    assert "floor" not in vae
+    assert "as good as real" not in vae
+    assert "as good as real" in page.row("class-mixture")
+    assert "-0.001 ± 0.015" in page.row("real data")
     assert "none" in page.row("gan")
     box = page.row("box")
     assert "not finite" in box
@@ -127,7 +129,8 @@ def test_a_comparison_shows_every_model_with_strength_error_floor_and_cost(compa
 
 def test_unlike_likelihoods_stand_in_groups_of_their_own(comparison):
     text = comparison.read_text()
-    bodies = re.findall(r"<tbody.*?</tbody>", text, flags=re.DOTALL)
+    table = text[text.index('<table id="results"') :]
+    bodies = re.findall(r"<tbody.*?</tbody>", table[: table.index("</table>")], flags=re.DOTALL)[1:]
     members = [re.findall(r'<th scope="row" data-key="([^"]*)"', body) for body in bodies]
     assert members == [
         ["mixture", "independent", "box"], ["vae", "gaussian-mixture", "realnvp"], ["class-mixture"], ["gan"], ["kde"],
@@ -168,11 +171,11 @@ def test_a_run_in_the_plane_shows_data_density_samples_and_components(tmp_path, 
     assert "currentColor" in text
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
-    assert "2.900 ± 0.040" in page.row("nll")
-    assert "kl gap" in page.text
+    assert "2.900 ± 0.040" in page.row("negative log-likelihood")
+    assert "gap to the known entropy" in page.text
     for fact in ("CC BY 4.0", "ab" * 32, "2.13", "dequantise"):
         assert fact in page.text
-    assert "lower is better" in page.text
+    assert "Lower is better" in page.text
 
 
 def test_pictures_are_embedded_and_crisp(comparison):
@@ -387,7 +390,7 @@ def test_distances_without_likelihoods_are_drawn(tmp_path, without_models):
     folder.mkdir()
     (folder / "compare.json").write_text(json.dumps([row("gan", distances(0.5), "none"), row("gan-2", distances(0.2), "none")]))
     text = write_report(folder).read_text()
-    assert re.findall(r'<th scope="row" data-key="([^"]*)"', text) == ["gan-2", "gan"]
+    assert re.findall(r'<th scope="row" data-key="(gan[^"]*)"', text) == ["gan-2", "gan"]
     assert 'aria-label="Energy distance"' in text
 
 
@@ -395,16 +398,17 @@ def test_real_runs_and_comparisons_are_reported(tmp_path):
     import manykin as mk
 
     compared = tmp_path / "compared"
-    mk.compare(["gaussian-mixture", "gan"], "two-moons", max_steps=3, preset="tiny", out=compared)
+    mk.compare(["gaussian-mixture", "gan"], "two-moons", max_steps=3, preset="tiny", metrics="quick", out=compared)
     page = Page(write_report(compared).read_text())
-    assert "kl gap" in page.row("gaussian-mixture")
+    assert "exact" in page.row("gaussian-mixture")
+    assert "gap to the known entropy" in page.text
     assert "none" in page.row("gan")
     labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert "gaussian-mixture: density with the data on top" in labels
     assert "Components of gaussian-mixture" in labels
     assert "gan: samples" in labels
     run = Page(write_report(compared / "gaussian-mixture").read_text())
-    assert "exact" in run.row("nll")
+    assert "exact" in run.row("negative log-likelihood")
 
 
 def test_a_real_table_is_reported_with_its_own_names(tmp_path):
@@ -422,16 +426,6 @@ def test_a_real_table_is_reported_with_its_own_names(tmp_path):
     assert "&lt;i&gt;blue" in text
 
 
-def test_samples_during_training_are_shown_in_order(tmp_path, without_models):
-    folder = write_run(tmp_path / "run", "vae", Image((1, 8, 8), 17), digits()[:64], digits()[64:128])
-    for step in (1000, 20, 300):
-        save_file({"x": digits()[step : step + 16].contiguous()}, folder / "samples" / f"{step}.safetensors")
-    assert "from the top after 20, 300, 1,000 steps" in Page(write_report(folder).read_text()).text
-    for step in range(1, 30):
-        save_file({"x": digits()[:16].contiguous()}, folder / "samples" / f"{step}.safetensors")
-    assert [step for step, _ in reading.read_run(folder).snapshots] == [1, 5, 10, 14, 18, 22, 27, 1000]
-
-
 def test_losses_of_several_phases_share_a_panel_and_events_are_told(tmp_path, without_models):
     lines = [
         {"step": i, "seconds": i / 10, "loss": 1.0 + i, "loss.generator": 2.0, "lr": 0.1, "val_nll": 3.0 + i, "note.fake": 0.5 * i} for i in range(5)
@@ -446,3 +440,181 @@ def test_losses_of_several_phases_share_a_panel_and_events_are_told(tmp_path, wi
     folder = write_plane(tmp_path / "run")
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 7, "event": "went back <to> 5"}))
     assert "step 7: went back <to> 5" in Page(write_report(folder).read_text()).text
+
+
+def test_the_page_says_in_plain_words_what_was_compared_and_what_came_out(comparison):
+    text = Page(comparison.read_text()).text
+    assert "9 generative models were fitted to digits (8×8 grey pictures of 17 levels)" in text
+    assert "1,437 rows and was judged on 360 held-out rows" in text
+    assert "at most 1 min 00 s of training" in text
+    assert "1 of them failed" in text
+    assert "Best exact likelihood: mixture at 2.146 ± 0.010 bits/dim" in text
+    assert "Likelihoods of different kinds are not ranked" in text
+    assert "Best samples by energy distance: class-mixture (with gaussian-mixture and mixture not told apart from it)" in text
+    assert "As good as real data by the sample metric of the table: class-mixture" in text
+    assert "Failed: kde" in text
+    assert "lower the learning rate" in text
+
+
+def test_marks_of_best_hold_only_inside_a_group(comparison):
+    table = re.search(r'<table id="results".*?</table>', comparison.read_text(), flags=re.DOTALL)
+    assert table is not None
+    found = {name: re.findall(r'<td class="(\w*)"', line) for name, line in re.findall(r'data-key="([\w-]+)">(.*?)</tr>', table[0], flags=re.DOTALL)}
+    assert {name for name, (own, _) in found.items() if own == "best"} == {"mixture", "vae"}
+    assert {name for name, (_, distance) in found.items() if distance} == {"class-mixture", "gaussian-mixture", "mixture"}
+
+
+def test_every_metric_of_every_model_stands_in_a_second_table_with_its_floor(comparison):
+    page = Page(comparison.read_text())
+    row_ = next(re.sub(r"\s+", " ", text) for text in page.rows if "energy distance ↓" in text and "model" not in text)
+    assert "-0.001 ± 0.015" in row_
+    assert "0.040 ≈ ± 0.020" in row_
+    assert "4.000" in row_
+    nll = [re.sub(r"\s+", " ", text) for text in page.rows if text.strip().startswith("negative log-likelihood ↓")]
+    assert len(nll) == 2
+    assert "log p(x | c)" in nll[1]
+    assert "95.20 ± 0.40 exact" in nll[0]
+    assert "not finite" in nll[0]
+
+
+def test_details_become_tables_and_neighbours_pictures(comparison):
+    text = comparison.read_text()
+    page = Page(text)
+    rows = [re.sub(r"\s+", " ", text).strip() for text in page.rows]
+    assert "two 20.0% 20.0% 2.0%" in rows
+    assert 'title="this class is (nearly) missing"' in text
+    assert "real 0.950 ± 0.010 –" in rows
+    assert "samples of gan 0.700 ± 0.020 –" in rows
+    assert "samples of vae 0.900 ± 0.020 –" in rows
+    assert "gan 100 real rows, logistic regression 0.800 ± 0.010 0.850 ± 0.010" in rows
+    assert "It helped below 200 rows." in page.text
+    assert sum(attributes.get("alt") == "nearest training pictures" for _, attributes in page.tags) == 8
+    assert "identical" in page.text
+
+
+def test_a_model_of_several_seeds_shows_the_first_that_finished(comparison):
+    assert "Samples of realnvp" in [attributes.get("alt") for tag, attributes in Page(comparison.read_text()).tags if tag == "img"]
+
+
+def test_quality_is_drawn_against_time(comparison):
+    text = comparison.read_text()
+    assert 'aria-label="Energy distance against seconds of training"' in text
+    start = text.index('aria-label="Energy distance against seconds of training"')
+    drawn = text[start : text.index("</svg>", start)]
+    for name in ("vae", "gan", "class-mixture", "real data (floor)", "seconds of training, logarithmic"):
+        assert name in drawn
+    from manykin.report.compared import read_comparison
+    from manykin.report.timing import validation
+
+    runs = read_comparison(comparison.parent, with_models=False).runs
+    assert validation(runs["vae"]) == []
+    (comparison.parent / "vae" / "metrics.jsonl").write_text("\n".join(json.dumps({"step": i, "seconds": i / 2, "val_nll": 9 - i}) for i in range(4)))
+    assert validation(reading.read_run(comparison.parent / "vae", with_model=False)) == [(0.0, 9.0), (0.5, 8.0), (1.0, 7.0), (1.5, 6.0)]
+
+
+def test_tables_by_column_show_the_worst_of_many(tmp_path, without_models):
+    folder = write_table(tmp_path / "run")
+    columns = [{"name": f"c{i}" if i else NASTY, "kind": "real", "distance": i / 100, "floor": 0.01} for i in range(70)]
+    pairs = [{"a": "x", "b": NASTY, "distance": None, "floor": 0.2}, {"a": "x", "b": "y", "distance": "wrong"}, 3]
+    write_evaluation(
+        folder, "mixture", distances(0.3), ("8 columns <b>differ</b>",), columns=columns, pairs=pairs, classes={"names": [1]}, usefulness=7
+    )
+    real = torch.cat([torch.randn(24, 2), torch.randint(0, 4, (24, 1)), torch.randint(0, 9, (24, 2))], 1).double()
+    write_neighbours(folder, real[:8], real)
+    text = write_report(folder).read_text()
+    page = Page(text)
+    rows = [re.sub(r"\s+", " ", text).strip() for text in page.rows]
+    assert "c69 0.010 0.690" in rows
+    assert not any(line.startswith("c39 ") for line in rows)
+    assert "The 30 furthest from real data, out of 70." in page.text
+    assert "--heat: 1.00" in text
+    assert "8 columns <b>differ</b>" in page.text
+    assert text.index("8 columns") < text.index("Samples beside real data")
+    assert NASTY not in text
+    assert sum(line.startswith("sample ") for line in rows) == 2
+    assert any(line.startswith("identical ") for line in rows)
+
+
+def test_the_markdown_is_a_table_for_a_paper(comparison):
+    lines = (comparison.parent / "report.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    assert table[0].startswith("| model | likelihood ↓ | energy distance ↓ | training | samples/s | parameters | memory |")
+    assert table[2].startswith("| real data (floor) | – | -0.001 ± 0.015 |")
+    assert "| mixture (classical) | **2.146 ± 0.010 bits/dim (exact)** | **0.080 ± 0.020** | 3.2 s | 5,120 | 12,345 | 456 MB |" in table
+    assert "| class-mixture | 2.030 ± 0.010 bits/dim (exact) | **0.040 ± 0.020 ≈** |" in "\n".join(table).replace(" (classical)", "")
+    text = "\n".join(lines)
+    assert not re.search(r"<[a-zA-Z/!]", text)
+    assert "*Exact likelihood of log p(x)*" in text
+    assert "**Bits per dimension.**" in text
+    assert "failed: singular matrix" in text
+    assert "- gan: 3 of 10 classes are missing" in text
+
+
+def test_formats_choose_what_is_written(tmp_path, without_models):
+    folder = write_plane(tmp_path / "run")
+    assert write_report(folder, "markdown") == folder / "report.md"
+    assert not (folder / "report.html").exists()
+    assert "| energy distance ↓ | 0.020 ± 0.020 data units | -0.001 ± 0.015 | samples | 360 |" in (folder / "report.md").read_text()
+    (folder / "report.md").unlink()
+    assert write_report(folder, "html") == folder / "report.html"
+    assert not (folder / "report.md").exists()
+    with pytest.raises(InvalidInput, match="format 'pdf' is not known; expected one of all, html, markdown"):
+        write_report(folder, "pdf")
+
+
+def test_numbers_of_a_run_stand_beside_their_floor(tmp_path, without_models):
+    page = Page(write_report(write_plane(tmp_path / "run")).read_text())
+    line = page.row("energy distance ↓")
+    assert "0.020 ± 0.020" in line
+    assert "as good as real" in line
+    assert "-0.001 ± 0.015" in line
+    assert not any(text.strip().startswith("energy distance floor") for text in page.rows)
+    assert "Real rows get -0.001 ± 0.015." in page.text
+    assert "fitted to digits (vectors of 2 numbers) in 300 steps, 12.3 s" in page.text
+
+
+def test_a_comparison_may_be_broken_in_many_ways(tmp_path, without_models):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    broken = {"name": "energy_distance", "value": None, "stderr": None, "quantity": "samples"}
+    rows = [
+        {"model": "a", "metrics": [broken, {"value": 3}, "junk"], "curve": [{"seconds": None}, {"seconds": 1.0, "energy_distance": None}]},
+        {"model": "b", "metrics": None, "seconds": "soon", "runs": "none", "curve": 3, "warnings": None, "seeds": None},
+        {"model": "..", "error": ""},
+        row("vae", estimates(98.1, "bound") + distances(0.1), "bound"),
+    ]
+    (folder / "compare.json").write_text(json.dumps(rows))
+    (folder / "comparison.json").write_text("[")
+    (folder / "real.safetensors").write_text("junk")
+    (folder / "data.safetensors").write_text("junk")
+    write_run(folder / "vae", "vae", Image((1, 8, 8), 17), digits()[:64], digits()[64:128])
+    (folder / "vae" / "evaluation.json").write_text("{")
+    page = Page(write_report(folder).read_text())
+    assert "not finite" in page.row("a")
+    assert "The run folder is damaged, so its pictures are left out" in page.text
+    assert "evaluation.json cannot be read" in page.text
+    (folder / "compare.json").write_text("[]")
+    assert "0 models on own data" in Page(write_report(folder).read_text()).text
+
+
+def test_the_row_counts_and_the_space_come_from_the_prepared_data(tmp_path, without_models):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / "compare.json").write_text(json.dumps([row("kde", (), error="no")]))
+    described = {"manykin.dataset": json.dumps({"format": 1, "space": Image((1, 8, 8), 17).to_json()})}
+    save_file({"train/x": digits()[:50], "test/x": digits()[50:60], "test/label": torch.zeros(10)}, folder / "data.safetensors", described)
+    save_file({"x": digits()[:64]}, folder / "real.safetensors")
+    page = Page(write_report(folder).read_text())
+    assert "the same 50 rows and was judged on 10 held-out rows" in page.text
+    assert "Every model failed" in page.text
+    assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == ["Real data"]
+
+
+def test_the_first_phase_has_its_own_name():
+    lines = [{"step": i, "loss": 1.0 + i, "loss.generator": 2.0} for i in range(5)]
+    figure = learning_curves(lines, first="discriminator")
+    assert figure is not None
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {"discriminator", "generator"}

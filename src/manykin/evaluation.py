@@ -13,11 +13,13 @@ from manykin.contract import GenerativeModel, Sampler
 from manykin.data import load_data, load_rows
 from manykin.data import names as data_names
 from manykin.data.dataset import Dataset, Rows
-from manykin.errors import InvalidInput
+from manykin.errors import InvalidInput, ManykinError
 from manykin.fitted import Fitted
 from manykin.metrics import Case, Evaluation, Finding, chosen, judge, likelihood
+from manykin.metrics.bayes import bayes_rule
 from manykin.metrics.extractor import Extractor
 from manykin.metrics.judge import joined
+from manykin.metrics.ledger import flags
 from manykin.metrics.table import LIKELIHOOD, metric
 from manykin.random import hash_seed
 from manykin.spaces import Labels, Value, count, take
@@ -69,13 +71,9 @@ def evaluate(
     if condition is not None and fitted.condition is None:
         raise InvalidInput(f"a condition was given, but {fitted.name} was fitted without one; leave it out, or fit with a condition.")
     held = _held_out(fitted, data, condition)
-    density = fitted.density
-    measured = LIKELIHOOD in names and density is not None and density.normalised
-    found = Finding(tuple(likelihood(fitted.model, held.rows, k=k, seed=seed, entropy=held.entropy))) if measured else Finding()
+    found = _likelihood(fitted, held, k, seed) if LIKELIHOOD in names else Finding()
     if any(name != LIKELIHOOD for name in names) and len(held.rows) >= FEW:
-        case = _case(fitted, held, n or min(len(held.rows), MOST_SAMPLES), sampler, target, seed)
-        case = dataclasses.replace(case, extractor=_extractor(features, case, names, held.name))
-        found = joined(found, judge(case, names))
+        found = joined(found, _judged(fitted, held, n or min(len(held.rows), MOST_SAMPLES), names, features, target, sampler, seed))
     caveats = _caveats(fitted) if data is None else []
     estimates = tuple(dataclasses.replace(each, note="; ".join(filter(None, [each.note, *caveats]))) for each in found.estimates)
     return Evaluation(fitted.name, held.name, estimates, found.warnings, found.details, found.tensors)
@@ -99,17 +97,41 @@ def save_evaluation(folder: Path, evaluation: Evaluation, name: str = "") -> Pat
 
 @dataclass(frozen=True)
 class _Held:
-    """Held-out rows, what they are called, the entropy of their law, the training rows, and the classes of both."""
+    """Held-out rows, what they are called, the entropy of their law, the training rows, the classes of both, and lossy steps on the way to them."""
 
     rows: Rows
     name: str
     entropy: float | None = None
     train: Rows | None = None
     classes: Labels | None = None
+    lossy: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: Dataset, name: str | None = None) -> "_Held":
-        return cls(data.test or data.val or data.train, name or data.name, data.entropy, data.train, data.classes)
+        lossy = tuple(str(step) for step in data.provenance.get("lossy", ()))
+        return cls(data.test or data.val or data.train, name or data.name, data.entropy, data.train, data.classes, lossy)
+
+
+def _likelihood(fitted: Fitted, held: _Held, k: int | None, seed: int) -> Finding:
+    """The likelihood of a normalised density, with a warning for each claim that no density can make."""
+    density = fitted.density
+    if density is None or not density.normalised:
+        return Finding()
+    found = tuple(likelihood(fitted.model, held.rows, k=k, seed=seed, entropy=held.entropy, lossy=held.lossy))
+    return Finding(found, warnings=tuple(f"{told}. Do not believe this likelihood; test the model with: manykin check." for told in flags(found)))
+
+
+def _judged(
+    fitted: Fitted, held: _Held, n: int, names: Sequence[str], features: str | Extractor, target: str | None, sampler: Sampler | None, seed: int
+) -> Finding:  # fmt: skip
+    """Metrics of samples; where the model cannot draw any, the reason as a warning, so that its likelihood is not lost."""
+    try:
+        case = _case(fitted, held, n, sampler, target, seed)
+    except InvalidInput:
+        raise
+    except (ManykinError, ArithmeticError, RuntimeError) as failure:
+        return Finding(warnings=(f"no samples could be drawn, so they are not judged: {str(failure).splitlines()[0]}",))
+    return _look(features, case, names, held.name)
 
 
 def _case(fitted: Fitted, held: _Held, n: int, sampler: Sampler | None, target: str | None, seed: int) -> Case:
@@ -123,7 +145,7 @@ def _case(fitted: Fitted, held: _Held, n: int, sampler: Sampler | None, target: 
     name = None if sampler is None else type(sampler).__name__
     return Case(
         fitted.space, held.train, held.rows, draw(n, labels, seed), labels, held.classes, seed, draw, None,
-        target or _own_target(fitted, held), name,
+        target or _own_target(fitted, held), name, bayes_rule(fitted.model, seed),
     )  # fmt: skip
 
 
@@ -143,6 +165,17 @@ def _drawer(model: GenerativeModel, held: Rows, sampler: Sampler | None) -> Any:
 def _own_target(fitted: Fitted, held: _Held) -> str | None:
     column = fitted.provenance.get("condition")
     return str(column) if isinstance(column, str) and column != "label" else None
+
+
+def _look(features: str | Extractor, case: Case, names: Sequence[str], data: str) -> Finding:
+    """The metrics of a case; where the own network, which nobody asked for by name, cannot be trained, over pixels, with a warning."""
+    try:
+        extractor = _extractor(features, case, names, data)
+    except InvalidInput as refusal:
+        if features != "own":
+            raise
+        return joined(Finding(warnings=(f"pictures are judged by their pixels alone: {refusal}",)), judge(case, names))
+    return judge(dataclasses.replace(case, extractor=extractor), names)
 
 
 def _extractor(features: str | Extractor, case: Case, names: Sequence[str], data: str) -> Extractor | None:
@@ -166,7 +199,7 @@ def _of_samples(
         held = dataclasses.replace(held, train=None)
     values = load_rows(samples, dataset.space, dataset.form).all().x
     case = Case(dataset.space, held.train, held.rows, values, None, held.classes, seed, target=target)
-    found = judge(dataclasses.replace(case, extractor=_extractor(features, case, names, held.name)), names)
+    found = _look(features, case, names, held.name)
     return Evaluation(f"samples ({data_name(samples)})", held.name, found.estimates, found.warnings, found.details, found.tensors)
 
 
@@ -194,6 +227,8 @@ def _held_out(fitted: Fitted, data: Any, condition: Any) -> _Held:
         if same.space == fitted.space and same.provenance.get("sha256") == fitted.provenance.get("sha256"):
             return _Held.of(same, f"{data_name(data)}, test split")
     rows = load_rows(data, fitted.space, fitted.form, condition_space=fitted.condition, condition=column, options=options)
+    if isinstance(fitted.condition, Labels) and rows.label is None and isinstance(rows.condition, Tensor):
+        rows = dataclasses.replace(rows, label=rows.condition)
     return _Held(rows, data_name(data), None, None if own is None else own.train, None if own is None else own.classes)
 
 

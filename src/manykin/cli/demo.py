@@ -1,5 +1,6 @@
 """``manykin demo``: the main job."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -24,10 +25,11 @@ def command(output: Output, out: Path | None, max_time: float, seed: int, force:
 
     folder = out or free_folder("demo")
     models, iterative = choose_models()
-    output.settings.folder = folder
-    share = max_time / max(1, iterative)
+    share = round(max_time / max(1, iterative), 3)
+    again = ["manykin", "compare", *models, "--data", DATA, "--max-time", f"{share:.3f}", "--seed", str(seed), "--out", str(folder), "--resume"]
+    output.settings.folder, output.settings.resume = folder, shlex.join(again)
     output.note(f"fitting {len(models)} models to {DATA}, up to {seconds(share)} each: {', '.join(models)}")
-    result = compare(models, DATA, max_time=share, out=folder, seed=seed, force=force, progress=output.progress)
+    result = compare(models, DATA, max_time=share, out=folder, seed=seed, force=force, progress=output.note)
     if not (output.settings.json or output.settings.quiet):
         show_comparison(output, result)
         output.line(f"runs: {folder}")

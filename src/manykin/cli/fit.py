@@ -1,12 +1,14 @@
 """``manykin fit``."""
 
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from manykin.cli.evaluate import EvaluateOptions, show_evaluation
 from manykin.cli.options import ARGUMENTS, ConfigCommand, data_label, duration, free_folder
 from manykin.cli.output import Output, common, seconds, size
 from manykin.errors import InvalidInput, suggest
@@ -15,10 +17,18 @@ if TYPE_CHECKING:
     from manykin.api import Plan
     from manykin.config import Config
     from manykin.fitted import Fitted
+    from manykin.metrics import Evaluation
+
+    Judge = Callable[[Fitted], tuple[Evaluation, dict[str, Any]]]
+
+SECTIONS = ("model", "train", "data")
+"""What an options file may hold."""
 
 
 class Fit(ConfigCommand):
     """``fit``, whose help knows the options of the model that is named."""
+
+    prefixes = ("model", "train", "data", "evaluate")
 
     def sections(self, given: Mapping[str, Any]) -> "dict[str, type[Config]]":
         """The options of the model, of training and of reading data; none before MODEL is known."""
@@ -30,11 +40,14 @@ class Fit(ConfigCommand):
         from manykin.training import TrainOptions
 
         model = get(name)
-        return {f"Options of {name}": model.config_class, "Options of training": TrainOptions, "Options of reading data": DataOptions}
+        return {f"Options of {name}": model.config_class, "Options of training": TrainOptions, "Options of reading data": DataOptions,
+                "Options of --evaluate": EvaluateOptions}  # fmt: skip
 
 
 @click.command(
-    "fit", cls=Fit, epilog="`manykin fit MODEL --help` also lists the options --model.FIELD, --train.FIELD and --data.FIELD with ranges and defaults."
+    "fit",
+    cls=Fit,
+    epilog="`manykin fit MODEL --help` also lists --model.FIELD, --train.FIELD, --data.FIELD and --evaluate.FIELD with ranges and defaults.",
 )
 @click.argument("model")
 @click.argument("data")
@@ -48,13 +61,15 @@ class Fit(ConfigCommand):
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; runs/DATA-MODEL by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--force", is_flag=True, help="Replace the run in --out.")
+@click.option("--options", "file", metavar="FILE", type=click.Path(path_type=Path), help='JSON: {"model": {...}, "train": {...}, "data": {...}}.')
+@click.option("--evaluate", "metrics", metavar="LEVEL", help="Evaluate afterwards: quick, standard, full, or names of metrics.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
 @common
 @click.pass_context
 def command(
     ctx: click.Context, output: Output, model: str, data: str, condition: str | None, preset: str, max_steps: int | None, max_time: float | None,
     seed: int, device: str | None, precision: str | None, out: Path | None, resume: bool, force: bool, dry_run: bool,
-    fields: Mapping[str, Mapping[str, str]],
+    file: Path | None, metrics: str | None, fields: Mapping[str, Mapping[str, str]],
 ) -> None:  # fmt: skip
     """Fit MODEL to DATA: the name of a data set, a CSV, Parquet, NPY, NPZ or text file, or a folder of pictures."""
     from manykin.models import names
@@ -65,10 +80,13 @@ def command(
         raise InvalidInput("--resume needs the run to go on with: add --out RUN.")
     if resume and force:
         raise InvalidInput("--resume goes on with a run and --force replaces it; give one of them.")
+    judge = _judge(metrics, fields["evaluate"], seed)
     from manykin.api import carry_out, plan
 
+    options = read_options_file(file)
+    chosen = {section: {**options.get(section, {}), **fields[section]} for section in SECTIONS}
     decided = plan(
-        model, data, condition=condition, preset=preset, options=fields["model"], train=fields["train"], data_options=fields["data"],
+        model, data, condition=condition, preset=preset, options=chosen["model"], train=chosen["train"], data_options=chosen["data"],
         max_steps=max_steps, max_time=max_time, seed=seed, device=device, precision=precision,
     )  # fmt: skip
     folder = out or free_folder(f"{data_label(data)}-{model}")
@@ -80,19 +98,64 @@ def command(
     fitted = carry_out(decided, out=folder, resume=resume, force=force, progress=output.progress)
     from manykin.data import names as data_names
 
-    _show_run(output, fitted, folder, folder if data in data_names() else f"{folder} {data}")
+    _show_run(output, fitted, folder, folder if data in data_names() else f"{folder} {data}", judge)
 
 
-def _show_run(output: Output, fitted: "Fitted", folder: Path, evaluated: object) -> None:
+def read_options_file(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The options of a JSON file by section, exactly as they were written; none without a file.
+
+    Raises:
+        InvalidInput: for a file that cannot be read or has other sections.
+    """
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"--options {str(path)!r} cannot be read ({error}); expected a JSON object with the keys {', '.join(SECTIONS)}."
+        ) from error
+    if not isinstance(found, dict) or any(not isinstance(values, dict) for values in found.values()):
+        raise InvalidInput(f"--options {str(path)!r} holds no object of objects; expected one with the keys {', '.join(SECTIONS)}.")
+    for key in found:
+        if key not in SECTIONS:
+            raise InvalidInput(f"--options {str(path)!r} has the key {key!r}.{suggest(key, SECTIONS)}")
+    return found
+
+
+def _judge(metrics: str | None, given: Mapping[str, str], seed: int) -> "Judge | None":
+    """What --evaluate asks for; its options are read before anything is fitted."""
+    options = EvaluateOptions.from_json(given)
+    if metrics is None:
+        if given:
+            raise InvalidInput(f"--evaluate.{next(iter(given))} needs --evaluate LEVEL.")
+        return None
+    from manykin.metrics import chosen
+
+    chosen(metrics)
+
+    def judge(fitted: "Fitted") -> "tuple[Evaluation, dict[str, Any]]":
+        from manykin.comparison.outcome import judged
+
+        used = seed if options.seed is None else options.seed
+        return judged(fitted, metrics, n=options.n, k=options.k, features=options.features, target=options.target, seed=used)
+
+    return judge
+
+
+def _show_run(output: Output, fitted: "Fitted", folder: Path, evaluated: object, judge: "Judge | None") -> None:
     value = {"run": str(folder), "model": fitted.name, "data": str(fitted.provenance.get("name", "")), **fitted.result}
+    evaluation, more = (None, {}) if judge is None else judge(fitted)
 
     def show() -> None:
+        if evaluation is not None:
+            show_evaluation(output, evaluation)
         result = fitted.result
         steps = f"{result['steps']:,} step{'' if result['steps'] == 1 else 's'}"
         output.line(f"{fitted.name}: {steps} in {seconds(result['seconds'])}, stopped by {result['stopped']}; run folder: {folder}")
         output.line(f"next: manykin evaluate {evaluated} · manykin sample {folder} · manykin report {folder}")
 
-    output.result(value, show)
+    output.result(value | more, show)
 
 
 def _show_plan(output: Output, decided: "Plan", folder: Path) -> None:

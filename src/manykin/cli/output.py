@@ -2,7 +2,9 @@
 
 import functools
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
@@ -45,6 +47,11 @@ class Output:
     def line(self, text: str = "") -> None:
         """One line of a result."""
         print(text, file=self.stdout)
+
+    def paragraph(self, text: str) -> None:
+        """A sentence or more of a result, in lines as wide as the terminal, 80 columns elsewhere; names and paths are never broken."""
+        width = shutil.get_terminal_size().columns
+        self.line("\n".join(textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)))
 
     def note(self, text: str) -> None:
         """One line about the work, on standard error."""

@@ -120,7 +120,8 @@ def _describe(error: OSError) -> str:
 
 
 def _resume_hint(settings: Settings) -> str:
-    saved = settings.folder is not None and settings.resume is not None and (settings.folder / "checkpoints").is_dir()
+    folder = settings.folder if settings.resume is not None else None
+    saved = folder is not None and ((folder / "checkpoints").is_dir() or (folder / "comparison.json").is_file())
     return f" Go on with: {settings.resume}" if saved else ""
 
 

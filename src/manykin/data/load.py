@@ -15,6 +15,7 @@ text file                                     ``Tokens``, a stream cut into bloc
 NPZ                                           by its arrays: x_train, x_test, y_train, y_test; or x, y; or one      as the array
 mapping of arrays                             ``Record``, each field by this table                                  mapping of arrays
 torch tensor                                  as the array; pictures (n, c, h, w) with the channels first           tensor of the same dtype
+safetensors                                   a data set with its splits, as ``manykin compare`` prepares it        as the original
 ============================================  ====================================================================  ==========================
 
 Objects in memory are used whole for training. Files are split 80/10/10 at random with a fixed seed (a text stream: contiguously), unless they
@@ -37,6 +38,7 @@ from manykin.data.dataset import Dataset, Rows
 from manykin.data.forms import Form, as_array
 from manykin.data.limits import check_memory
 from manykin.data.options import DataOptions
+from manykin.data.prepared import is_prepared, load_prepared
 from manykin.data.source import Source, read_source
 from manykin.data.splits import Split, check_trainable, cut_splits, limited, rows_of
 from manykin.errors import InvalidInput, suggest
@@ -62,6 +64,8 @@ def load_data(source: Any, *, condition: Any = None, options: DataOptions | Mapp
     if isinstance(source, str) and source in TABLE:
         _check_named(source, chosen)
         return limited(load_named(source, named_condition(source, wanted), seed), chosen.max_rows, seed)
+    if is_prepared(source):
+        return limited(load_prepared(source, wanted, chosen.to_json(), DataOptions().to_json()), chosen.max_rows, seed)
     found = read_source(source, chosen)
     own = dict(found.labels)
     take_condition(found, wanted)
@@ -83,6 +87,8 @@ def load_rows(
         condition = chosen.condition or (True if isinstance(source, str) and source in TABLE else None)
     if isinstance(source, str) and source in TABLE:
         source = load_named(source, named_condition(source, condition), 0)
+    if is_prepared(source):
+        source = load_prepared(source, condition, chosen.to_json(), DataOptions().to_json())
     if isinstance(source, Dataset):
         rows = source.test or source.train
         if source.space != space:

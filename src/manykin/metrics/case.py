@@ -24,7 +24,8 @@ class Case:
     ``train`` and ``test`` carry labels where the data have them (-1: a class never seen in training), whether or not the model knows of them;
     ``train`` is None where the training rows are not at hand. ``labels``: what each sample was
     conditioned on, (n,) int64. ``draw(n, labels, seed)`` draws more samples, of given labels where the model is conditional; None where there is
-    no model, only samples. ``target``: the column that usefulness is judged by. ``classes``: the labels' space.
+    no model, only samples. ``target``: the column that usefulness is judged by. ``classes``: the labels' space. ``classify``: log-posteriors
+    (n, classes) of the model's own Bayes rule, where it has one.
     """
 
     space: Space
@@ -38,6 +39,7 @@ class Case:
     extractor: Extractor | None = None
     target: str | None = None
     sampler: str | None = None
+    classify: Callable[[Value], Tensor] | None = None
 
     @property
     def n(self) -> int:

@@ -45,6 +45,11 @@ class Finding:
     warnings: tuple[str, ...] = ()
 
 
+def _nothing(case: "Case") -> str:
+    """It applies to every case."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric of samples.
@@ -62,5 +67,5 @@ class Metric:
     kind: Literal["pair", "case"] = "pair"
     view: Literal["numbers", "features", "best", "values"] = "numbers"
     level: Level = "standard"
-    needs: "Callable[[Case], str]" = lambda case: ""
+    needs: "Callable[[Case], str]" = _nothing
     minimum: int = 3

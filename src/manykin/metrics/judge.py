@@ -15,6 +15,8 @@ from manykin.spaces import Value, take
 
 FLOOR = "_floor"
 """What the name of a noise floor ends with: the same metric with training rows in the place of samples."""
+INCEPTION = {"frechet_distance": "fid", "frechet_distance_inf": "fid_inf", "kernel_distance": "kid"}
+"""What distances of features are called over Inception's, and over no other network's."""
 
 
 def chosen(wanted: str | Sequence[str]) -> list[str]:
@@ -76,13 +78,19 @@ def figure(name: str) -> Figure | None:
     from manykin.metrics.likelihoods import FIGURES
 
     base = name.removesuffix(FLOOR).removeprefix("marginal_")
+    base = {fid: own for own, fid in INCEPTION.items()}.get(base, base)
     known = {each.name: each for each in FIGURES}
     return known.get(base) or next((each for key in TABLE for each in metric(key).figures if each.name == base), None)
 
 
 def as_good_as_real(value: Estimate, floor: Estimate | None) -> bool:
-    """Whether a metric of samples cannot be told from that of real rows: within two standard errors of its floor, or better than it."""
+    """Whether a metric of samples cannot be told from that of real rows: within two standard errors of its floor, or better than it.
+
+    A p-value, which is uniform for real rows whatever its floor happened to be, is as good as theirs above 0.05.
+    """
     told = figure(value.name)
+    if value.unit == "p-value":
+        return value.value > 0.05
     if floor is None or told is None:
         return False
     gap = value.value - floor.value
@@ -96,11 +104,13 @@ def _pair(case: Case, wanted: Metric) -> Finding:
     real = case.held.all().x
     points, name = case.view("numbers" if wanted.view == "values" else wanted.view)
     fixed = None if wanted.view == "values" else points(real)
+    names = INCEPTION if wanted.view == "features" and case.extractor is not None and case.extractor.inception else {}
 
     def compute(fake: Value) -> list[Estimate]:
         found: Estimate | Sequence[Estimate]
         found = wanted.compute(case.space, real, fake, seed=case.seed) if fixed is None else wanted.compute(fixed, points(fake), seed=case.seed)
-        return [dataclasses.replace(each, data=each.data or name, quantity=SAMPLES) for each in ([found] if isinstance(found, Estimate) else found)]
+        each_one = [found] if isinstance(found, Estimate) else found
+        return [dataclasses.replace(each, name=names.get(each.name, each.name), data=each.data or name, quantity=SAMPLES) for each in each_one]
 
     found = [dataclasses.replace(each, sampler=case.sampler) for each in compute(case.samples)]
     enough = case.seen is not None and len(case.seen) >= wanted.minimum

@@ -10,6 +10,18 @@ LIKELIHOOD = "likelihood"
 
 TABLE: dict[str, str] = {
     "energy": "manykin.metrics.energy:METRIC",
+    "mmd": "manykin.metrics.kernels:METRIC",
+    "sliced_wasserstein": "manykin.metrics.sliced:METRIC",
+    "c2st": "manykin.metrics.classifier:METRIC",
+    "prdc": "manykin.metrics.manifold:METRIC",
+    "frechet": "manykin.metrics.frechet:METRIC",
+    "kernel": "manykin.metrics.frechet:KERNEL",
+    "columns": "manykin.metrics.columns:METRIC",
+    "classes": "manykin.metrics.classes:METRIC",
+    "memorisation": "manykin.metrics.memorisation:METRIC",
+    "diversity": "manykin.metrics.diversity:METRIC",
+    "usefulness": "manykin.metrics.usefulness:METRIC",
+    "augmentation": "manykin.metrics.augmentation:METRIC",
 }
 
 

@@ -3,5 +3,7 @@
 from manykin.nn.actnorm import ActNorm
 from manykin.nn.embed import LabelFeatures, VectorFeatures
 from manykin.nn.mlp import MLP
+from manykin.nn.timed import TimedMLP, TimeFeatures
+from manykin.nn.unet import UNet
 
-__all__ = ["MLP", "ActNorm", "LabelFeatures", "VectorFeatures"]
+__all__ = ["MLP", "ActNorm", "LabelFeatures", "TimeFeatures", "TimedMLP", "UNet", "VectorFeatures"]

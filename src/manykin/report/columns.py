@@ -168,7 +168,7 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     low, high = ordered[0], ordered[-1]
     middle = ordered[len(ordered) // 2]
     reach = max(3 * (middle - low), 0.02 * abs(low), 1e-9)
-    high = min(high, low + 4 * reach) if high - low > 8 * reach else high
+    high = min(high, low + 4 * reach) if len(set(ordered)) > 4 and high - low > 8 * reach else high
     pad = 0.08 * (high - low) or 0.1 * abs(low) or 0.1
     return low - pad, high + pad
 

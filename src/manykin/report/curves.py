@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]], *, panels: int = 9) -> "Figure | None":
+def learning_curves(history: Sequence[Mapping[str, Any]], *, panels: int = 9, first: str = "first phase") -> "Figure | None":
     """Every figure of the training log over steps, with seconds along the top; None where the log holds fewer than two values of each.
 
     Losses of several phases share one panel, and so do their learning rates; validation is drawn over the loss; long series get a running mean.
+
+    Args:
+        history: the lines of ``metrics.jsonl``.
+        panels: at most so many.
+        first: the name of the first gradient phase, which the log does not name.
     """
     series = curves(history)
     groups: dict[str, list[str]] = {}
@@ -34,7 +39,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], *, panels: int = 9) ->
     clock = [(float(line["step"]), float(line["seconds"])) for line in history if _number(line.get("step")) and _number(line.get("seconds"))]
     for index, stem in enumerate(chosen):
         axes = figure.add_subplot(down, across, index + 1)
-        _curves(axes, {name: series[name] for name in groups[stem]})
+        _curves(axes, {name: series[name] for name in groups[stem]}, first)
         axes.set_title(stem, loc="left", fontweight="bold")
         if index < across:
             _seconds(axes, clock)
@@ -58,12 +63,12 @@ def curves(history: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[float],
     return {name: pair for name, pair in found.items() if len(pair[1]) > 1}
 
 
-def _curves(axes: "Axes", series: Mapping[str, tuple[list[float], list[float]]]) -> None:
+def _curves(axes: "Axes", series: Mapping[str, tuple[list[float], list[float]]], first: str) -> None:
     for index, (name, (steps, values)) in enumerate(sorted(series.items(), key=lambda item: _held_out(item[0]))):
         colour = REAL if _held_out(name) else ACCENTS[index % len(ACCENTS)]
         label = _label(name)
         if label == "training" and any(_label(other) not in ("training", "validation") and not _held_out(other) for other in series):
-            label = "first phase"
+            label = first
         long = len(values) > 120
         axes.plot(steps, values, color=colour, lw=0.8 if long else 1.6, alpha=0.35 if long else 1.0, label=None if long else label)
         if long:

@@ -1,7 +1,8 @@
 """The page: one HTML file with everything inside, that asks nothing of any network."""
 
-import math
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,136 +10,173 @@ from typing import Any
 from markupsafe import Markup
 
 from manykin import __version__
-from manykin.errors import ManykinError
-from manykin.report import headline, panels
-from manykin.report.reading import Run, is_comparison, model_name, read_comparison, read_run, read_value, result_of_run
-from manykin.spaces import Value
+from manykin.errors import InvalidInput, ManykinError
+from manykin.metrics import Estimate, as_good_as_real
+from manykin.metrics.estimate import SAMPLES
+from manykin.metrics.judge import FLOOR
+from manykin.report import headline, matrix, panels, units, words
+from manykin.report.animation import GIF, write_animation
+from manykin.report.compared import Compared, Result, read_comparison, result_of_run
+from manykin.report.markdown import comparison_markdown, run_markdown
+from manykin.report.neighbours import neighbour_panels
+from manykin.report.panels import Section
+from manykin.report.reading import Run, is_comparison, model_name, read_run
+from manykin.report.timing import time_panels
 
-FILE = "report.html"
+FILE, MARKDOWN = "report.html", "report.md"
+FORMATS = ("all", "html", "markdown")
 
 
-def write_report(folder: str | Path) -> Path:
-    """Write ``report.html`` into a run folder or a comparison folder, and return its path.
+def write_report(folder: str | Path, format: str = "all") -> Path:
+    """Write ``report.html`` and ``report.md`` into a run folder or a comparison folder, and return the path of the page.
 
-    One self-contained file: pictures, styles and the few lines that sort its table are inside. A comparison groups models by what their likelihood
-    is and never ranks across groups.
+    The page is one self-contained file: pictures, styles and the few lines that sort its tables are inside. A comparison groups models by what
+    their likelihood is and never ranks across groups. The Markdown holds the same table for a paper or a README. A run folder also gets
+    ``samples.gif`` and ``strip.png``, its samples over training, where they can be drawn.
+
+    Args:
+        folder: of a run or of a comparison.
+        format: ``all``, ``html``, or ``markdown``, which writes the Markdown alone and returns its path.
 
     Raises:
         InvalidInput: for a folder that is neither, or that cannot be written to.
         CheckpointMismatch: for a damaged file, naming it.
     """
     path = Path(folder).expanduser()
-    context = _comparison(path) if is_comparison(path) else _run(path)
-    text = _environment().get_template("report.html").render(**context, **_parts())
-    target, scratch = path / FILE, path / f".{FILE}.tmp"
+    if format not in FORMATS:
+        raise InvalidInput(f"format {format!r} is not known; expected one of {', '.join(FORMATS)}.")
+    context: Callable[[], dict[str, Any]]
+    if is_comparison(path):
+        compared = read_comparison(path, with_models=format != "markdown")
+        context, text = partial(_comparison, compared), comparison_markdown(compared)
+    else:
+        run = read_run(path, with_model=format != "markdown")
+        context, text = partial(_run, run, path), run_markdown(run)
+    if format in ("all", "markdown"):
+        _write(path / MARKDOWN, text)
+    if format == "markdown":
+        return path / MARKDOWN
+    _write(path / FILE, _environment().get_template(FILE).render(**{**EMPTY, **context()}, **_parts()))
+    return path / FILE
+
+
+EMPTY: dict[str, Any] = {
+    "subtitle": "", "tiles": (), "numbers": (), "board": None, "failed": (), "standings": (), "verdict": (), "warnings": (), "sections": (),
+    "models": (), "facts": (), "trouble": "", "meanings": (), "terms": (), "paper": "",
+}  # fmt: skip
+"""What a page does not have."""
+
+
+def _run(run: Run, folder: Path) -> dict[str, Any]:
+    result = result_of_run(run)
+    data = run.config.get("data")
+    name, model = str(data.get("name", "own data")) if isinstance(data, Mapping) else "own data", model_name(run)
+    write_animation(run, folder)
+    held = max((metric.n for metric in result.metrics), default=None)
+    return {
+        "title": f"{model} on {name}",
+        "subtitle": words.run_lead(result, name, run.space, held),
+        "tiles": _tiles(result),
+        "numbers": _numbers(result.metrics),
+        "warnings": [("", text) for text in result.warnings],
+        "sections": [
+            Section("Samples beside real data", tuple(panels.sample_panels(run.space, run.real, {model: run}))),
+            *_sections(run, folder / GIF),
+            Section("Nearest training examples", tuple(neighbour_panels(model, run)), note=NEIGHBOURS),
+            *_detail_sections({model: run.details}),
+        ],
+        "facts": panels.facts(run),
+        "trouble": run.trouble,
+        "meanings": words.meanings([result]),
+        "terms": words.terms([result], floor=False),
+        "paper": "" if run.model is None else run.model.paper,
+    }
+
+
+NEIGHBOURS = (
+    "The samples that are closest to any training example, and those examples. Alike is good; identical, again and again, means that the model "
+    "copies what it was shown instead of having learned the law behind it."
+)
+
+
+def _comparison(compared: Compared) -> dict[str, Any]:
+    board = headline.board_of(compared.results)
+    ranked = [line.result.model for line in board.lines if line.result.model in compared.runs]
+    ordered = {name: compared.runs[name] for name in ranked}
+    details = {name: run.details for name, run in ordered.items()}
+    every = matrix.every_metric([line.result for line in board.lines])
+    near = [panel for name, run in ordered.items() for panel in neighbour_panels(name, run)]
+    n = len(compared.results)
+    return {
+        "title": f"{n} model{'s' if n != 1 else ''} on {compared.data or 'own data'}",
+        "subtitle": words.lead(compared),
+        "board": board,
+        "failed": compared.failed,
+        "standings": headline.standing_pictures(board),
+        "verdict": words.sentences(compared, board),
+        "warnings": words.warnings_of(compared.results),
+        "sections": [
+            Section("Samples beside real data", tuple(panels.sample_panels(compared.space, compared.real, ordered))),
+            Section("Quality against time", tuple(time_panels(compared))),
+            Section(every.title if every else "", tables=(every,) if every else ()),
+            Section("Nearest training examples", tuple(near), note=NEIGHBOURS),
+            *_detail_sections(details),
+        ],
+        "models": [{"name": name, "sections": _sections(run), "facts": panels.facts(run), "trouble": run.trouble} for name, run in ordered.items()],
+        "facts": panels.asked_facts(compared.asked),
+        "meanings": words.meanings(compared.results),
+        "terms": words.terms(compared.results),
+    }
+
+
+def _sections(run: Run, gif: Path | None = None) -> list[Section]:
+    parts = [("What it learned", panels.component_panels(run)), ("Samples over training", panels.training_panels(run, gif)),
+             ("Loss curves", panels.curve_panels(run))]  # fmt: skip
+    return [Section(title, tuple(found)) for title, found in parts if found]
+
+
+def _detail_sections(details: Mapping[str, Mapping[str, Any]]) -> list[Section]:
+    """What lies behind the numbers, a section a kind."""
+    makers = (matrix.class_table, matrix.column_table, matrix.pair_table, matrix.usefulness_table, matrix.augmentation_table)
+    return [Section(grid.title, tables=(grid,)) for make in makers if (grid := make(details)) is not None]
+
+
+def _numbers(metrics: Sequence[Estimate]) -> list[dict[str, Any]]:
+    """The rows of a run's table of numbers: each metric with its floor and its mark."""
+    by_name = {metric.name: metric for metric in metrics}
+    found = []
+    for metric in metrics:
+        if metric.name.endswith(FLOOR):
+            continue
+        floor = by_name.get(metric.name + FLOOR)
+        told = words.meanings([Result(model="", family="", metrics=(metric,))])
+        found.append({
+            "metric": metric, "floor": floor, "real": as_good_as_real(metric, floor), "title": units.title_of(metric.name),
+            "arrow": units.arrow_of(metric.name), "hint": told[0]["text"] if told else "",
+            "strength": metric.strength if metric.quantity != SAMPLES else "",
+        })  # fmt: skip
+    return found
+
+
+def _tiles(result: Result) -> list[tuple[str, str, str]]:
+    """Large numbers at the top of a run: (value, unit, what)."""
+    board = headline.board_of([result], most=1)
+    line = board.lines[0]
+    found = [] if line.likelihood is None else [(units.value_text(line.likelihood), line.likelihood.unit, f"likelihood ({line.strength})")]
+    found += [(units.value_text(cell.estimate), "as good as real" if cell.real else "", units.title_of(cell.estimate.name))
+              for cell in line.cells if cell.estimate is not None]  # fmt: skip
+    costs = [(result.seconds, units.seconds_text, "of training"), (result.parameters, units.count_text, "parameters"),
+             (result.peak_memory_bytes, units.bytes_text, "peak memory")]  # fmt: skip
+    return found + [(show(value), "", what) for value, show, what in costs if value is not None]
+
+
+def _write(target: Path, text: str) -> None:
+    scratch = target.with_name(f".{target.name}.tmp")
     try:
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(target)
     except OSError as error:
         raise ManykinError(f"{str(target)!r} cannot be written: {error.strerror}; free some space or change the folder's permissions.") from error
-    return target
-
-
-def _run(folder: Path) -> dict[str, Any]:
-    run = read_run(folder)
-    result = result_of_run(run)
-    data = run.config.get("data") or {}
-    return {
-        "title": model_name(run),
-        "subtitle": f"{result.family or 'model'} · fitted to {data.get('name', 'own data')}",
-        "tiles": _tiles(result),
-        "numbers": result.metrics,
-        "groups": [],
-        "failed": [],
-        "standings": [],
-        "verdict": "",
-        "sections": [
-            panels.Section("Samples beside real data", tuple(panels.sample_panels(run.space, run.real, {model_name(run): run}))),
-            *_sections(run),
-        ],
-        "models": [],
-        "facts": panels.facts(run),
-        "trouble": run.trouble,
-        "meanings": headline.meanings([result], floor=False),
-        "paper": _paper(run),
-    }
-
-
-def _comparison(folder: Path) -> dict[str, Any]:
-    data, results, runs = read_comparison(folder)
-    groups = headline.groups_of(results)
-    ranked = [line.result.model for group in groups for line in group.lines if line.result.model in runs]
-    ordered = {name: runs[name] for name in ranked}
-    first = next(iter(ordered.values()), None)
-    space = first.space if first is not None else None
-    real: Value | None = read_value(folder / "real.safetensors", space)
-    if real is None and first is not None:
-        real = first.real
-    return {
-        "title": f"{len(results)} models on {data}",
-        "subtitle": "one split, one budget, one after the other",
-        "tiles": [],
-        "numbers": [],
-        "groups": groups,
-        "failed": [result for result in results if result.error],
-        "standings": headline.standing_pictures(groups),
-        "verdict": headline.verdict(groups),
-        "sections": [panels.Section("Samples beside real data", tuple(panels.sample_panels(space, real, ordered)))],
-        "models": [{"name": name, "sections": _sections(run), "facts": panels.facts(run), "trouble": run.trouble} for name, run in ordered.items()],
-        "facts": [],
-        "trouble": "",
-        "meanings": headline.meanings(results),
-        "paper": "",
-    }
-
-
-def _sections(run: Run) -> list[panels.Section]:
-    parts = [("What it learned", panels.component_panels(run)), ("Learning curves", panels.curve_panels(run) + panels.snapshot_panels(run))]
-    return [panels.Section(title, tuple(found)) for title, found in parts if found]
-
-
-def _tiles(result: Any) -> list[tuple[str, str, str]]:
-    """Large numbers at the top of a run: (value, unit, what)."""
-    line = headline.line_of(result)
-    found = [(headline.value_text(metric), metric.unit, f"{metric.name.replace('_', ' ')} ({metric.strength})")
-             for metric in (line.likelihood, line.distance) if metric is not None]  # fmt: skip
-    costs = [(result.seconds, seconds_text, "of training"), (result.parameters, count_text, "parameters"),
-             (result.peak_memory_bytes, bytes_text, "peak memory")]  # fmt: skip
-    return found + [(show(value), "", what) for value, show, what in costs if value is not None]
-
-
-def _paper(run: Run) -> str:
-    return "" if run.model is None else run.model.paper
-
-
-def seconds_text(value: float | None) -> str:
-    """``0.31 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 10 min``."""
-    if value is None:
-        return "–"
-    if value < 60:
-        return f"{value:.2g} s" if value < 1 else f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def count_text(value: float | None) -> str:
-    """``812``, ``12,345``, ``1.2 M``, ``3.4 G``."""
-    if value is None:
-        return "–"
-    for size, unit in ((1e9, "G"), (1e6, "M")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def bytes_text(value: float | None) -> str:
-    """``812 KB``, ``123 MB``, ``1.2 GB``: powers of 1000."""
-    if value is None:
-        return "–"
-    if value < 1000:
-        return f"{value:.0f} B"
-    power = min(int(math.log(value, 1000)), 4)
-    return f"{value / 1000**power:.3g} {['B', 'KB', 'MB', 'GB', 'TB'][power]}"
 
 
 def _environment() -> Any:
@@ -147,8 +185,8 @@ def _environment() -> Any:
     environment = Environment(
         loader=PackageLoader("manykin.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    formats = {"seconds": seconds_text, "count": count_text, "bytes": bytes_text, "value": headline.value_text, "key": headline.sort_key}
-    environment.filters.update(formats, words=lambda name: name.replace("_", " "))
+    formats = {"seconds": units.seconds_text, "count": units.count_text, "bytes": units.bytes_text, "value": units.value_text}
+    environment.filters.update(formats, key=units.sort_key, words=units.title_of, arrow=units.arrow_of, capital=units.capital)
     return environment
 
 

@@ -4,8 +4,9 @@ import base64
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from markupsafe import Markup
 from PIL import Image as Pictures
 from torch import Tensor
 
-from manykin.contract import GenerativeModel, Inspects
+from manykin.contract import GenerativeModel, Gradient, Inspects
 from manykin.errors import ManykinError
 from manykin.metrics import log_likelihoods
+from manykin.report.animation import moments, strip
 from manykin.report.canvas import MODEL, REAL, new_figure, style, svg
 from manykin.report.columns import marginals, numeric, pairs, worth_drawing
+from manykin.report.matrix import Grid
 from manykin.report.pictures import density_2d, ellipses, frame, grid, learning_curves, scatter
 from manykin.report.reading import Run
 from manykin.spaces import Column, Image, Labels, Record, Space, Table, Tokens, Value, Vector, columns_of
@@ -26,6 +29,8 @@ SHEET = 64
 STRINGS = 8
 RESOLUTION = 160
 DRAWS = 32
+MOST_EMBEDDED = 2_000_000
+"""Bytes of an animation that is still put into the page."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """Panels under one heading."""
+    """Panels and tables under one heading, after a sentence that says what they are."""
 
     title: str
-    panels: tuple[Panel, ...] = field(default_factory=tuple)
+    panels: tuple[Panel, ...] = ()
+    tables: tuple[Grid, ...] = ()
+    note: str = ""
 
 
 def sample_panels(space: Space | None, real: Value | None, fakes: Mapping[str, Run]) -> list[Panel]:
@@ -64,22 +71,41 @@ def curve_panels(run: Run) -> list[Panel]:
     """The learning curves of a run, and what happened in it."""
     panels = []
     with style():
-        figure = learning_curves(run.history)
+        figure = learning_curves(run.history, first=_first_phase(run.model))
         if figure is not None:
-            panels.append(Panel("Training log over steps, with seconds along the top.", svg(figure, f"Learning curves of {run.name}"), wide=True))
+            panels.append(
+                Panel(
+                    "What each phase of training logged over steps, with seconds along the top.",
+                    svg(figure, f"Learning curves of {run.name}"),
+                    wide=True,
+                )
+            )
     events = tuple(f"step {line.get('step')}: {line['event']}" for line in run.history if isinstance(line.get("event"), str))
     return panels + ([Panel("Events", strings=events[-20:], wide=True)] if events else [])
 
 
-def snapshot_panels(run: Run) -> list[Panel]:
-    """Pictures that a model drew on its way, a row a step."""
-    rows = [(step, value[:8]) for step, value in run.snapshots if isinstance(value, Tensor)]
-    if not isinstance(run.space, Image) or len(rows) < 2:
-        return []
-    width = min(len(value) for _, value in rows)
-    images = torch.cat([value[:width] for _, value in rows])
-    caption = f"Samples during training, from the top after {', '.join(f'{step:,}' for step, _ in rows)} steps"
-    return [Panel(caption, picture(grid(images, columns=width, levels=run.space.levels, ordinal=run.space.ordinal), caption))]
+def _first_phase(model: GenerativeModel | None) -> str:
+    """The name of the first phase that learns by gradients."""
+    names = [] if model is None else [phase.name for phase in model.phases() if isinstance(phase, Gradient)]
+    return names[0].replace("_", " ") if names else "first phase"
+
+
+def training_panels(run: Run, gif: Path | None = None) -> list[Panel]:
+    """Samples over training: the animation, where a file of it is given and small enough for a page, and the strip."""
+    panels = []
+    if gif is not None and gif.is_file() and gif.stat().st_size <= MOST_EMBEDDED:
+        label = "Samples over training as an animation"
+        caption = "The same noise through the model after each checkpoint, from the first step to the last."
+        panels.append(Panel(caption, image_tag(gif.read_bytes(), "gif", label, "animation")))
+    content = strip(run)
+    if content is not None:
+        found = moments(run)
+        bad = [f"{moment.step:,}" for moment in found if moment.bad]
+        caption = f"Samples after {found[0].step:,} to {found[-1].step:,} steps, always from the same noise."
+        if bad:
+            caption += f" Blank: samples that are not finite, after {', '.join(bad)} steps."
+        panels.append(Panel(caption, image_tag(content, "png", "Samples over training", "strip"), wide=True))
+    return panels
 
 
 def component_panels(run: Run) -> list[Panel]:
@@ -120,12 +146,31 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return found
 
 
+def asked_facts(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a comparison was asked for, from ``comparison.json``."""
+    found: list[tuple[str, str]] = []
+    for key, value in asked.items():
+        if key == "models" and isinstance(value, list):
+            value = ", ".join(str(each.get("label", each.get("name"))) if isinstance(each, Mapping) else str(each) for each in value)
+        inner = value.items() if isinstance(value, Mapping) else [(None, value)]
+        found += [(f"{key} · {name}" if name else key, _compact(each)) for name, each in inner if each not in (None, "", [], {})]
+    return found
+
+
 def picture(image: Pictures.Image, label: str) -> Markup:
     """A contact sheet as an inline PNG whose pixels stay crisp."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return Markup('<img class="sheet" alt="{}" width="{}" height="{}" src="data:image/png;base64,{}">').format(label, image.width, image.height, code)
+    return image_tag(buffer.getvalue(), "png", label, "sheet", image.size)
+
+
+def image_tag(content: bytes, kind: str, label: str, style_class: str, size: tuple[int, int] | None = None) -> Markup:
+    """A picture as part of the page."""
+    if size is None:
+        with Pictures.open(io.BytesIO(content)) as image:
+            size = image.size
+    code = base64.b64encode(content).decode()
+    return Markup('<img class="{}" alt="{}" width="{}" height="{}" src="data:image/{};base64,{}">').format(style_class, label, *size, kind, code)
 
 
 def _of_field(name: str, space: Space, real: Value, fakes: Mapping[str, Run]) -> list[Panel]:

@@ -1,6 +1,7 @@
-"""What a report is made from: the files of a run folder or a comparison folder."""
+"""What a report is made from: the files of a run folder."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from manykin.errors import CheckpointMismatch, InvalidInput, ManykinError
-from manykin.metrics import Estimate, Evaluation
+from manykin.metrics import Evaluation
 from manykin.spaces import Record, Space, Value, space_from_json
 
 if TYPE_CHECKING:
     from manykin.contract import GenerativeModel
 
 COMPARISON = "compare.json"
+ASKED = "comparison.json"
 CONFIG = "config.json"
-SNAPSHOTS = 8
+SNAPSHOTS = 24
+"""Pictures over training that are read, evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +37,14 @@ class Run:
     samples: Value | None = None
     real: Value | None = None
     snapshots: tuple[tuple[int, Value], ...] = ()
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
     model: "GenerativeModel | None" = None
     trouble: str = ""
 
-
-@dataclass(frozen=True)
-class Result:
-    """A model's line in the headline table."""
-
-    model: str
-    family: str
-    metrics: tuple[Estimate, ...]
-    density: str = "none"
-    seconds: float | None = None
-    parameters: float | None = None
-    peak_memory_bytes: float | None = None
-    samples_per_second: float | None = None
-    error: str = ""
-
-    def metric(self, *names: str) -> Estimate | None:
-        """The first of these metrics that the model has."""
-        found = {metric.name: metric for metric in self.metrics}
-        return next((found[name] for name in names if name in found), None)
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What the evaluation found behind its numbers; empty where there is none."""
+        return {} if self.evaluation is None else self.evaluation.details
 
 
 def is_comparison(folder: Path) -> bool:
@@ -94,34 +83,10 @@ def read_run(folder: Path, *, with_model: bool = True) -> Run:
         samples=read_value(folder / "samples" / "final.safetensors", space),
         real=read_value(folder / "samples" / "real.safetensors", space),
         snapshots=_snapshots(folder / "samples", space),
+        tensors=_tensors(folder / "evaluation.safetensors"),
         model=model,
         trouble=trouble,
     )
-
-
-def read_comparison(folder: Path) -> tuple[str, list[Result], dict[str, Run]]:
-    """The data set's name, a result a model, and the run folders of those that finished.
-
-    Raises:
-        CheckpointMismatch: for a damaged file.
-    """
-    rows = read_json(folder / COMPARISON)
-    if not isinstance(rows, list) or not all(isinstance(row, Mapping) and "model" in row for row in rows):
-        raise CheckpointMismatch(f"{folder / COMPARISON} is damaged: expected a list of objects, each with the key 'model'.")
-    runs = {str(row["model"]): read_run(_inside(folder, row)) for row in rows if (_inside(folder, row) / CONFIG).is_file() and not row.get("error")}
-    results = [_result(row, runs.get(str(row["model"]))) for row in rows]
-    return str(rows[0].get("data", "")) if rows else "", results, runs
-
-
-def result_of_run(run: Run) -> Result:
-    """The headline line of a single run."""
-    recorded = run.config.get("result") or {}
-    name = model_name(run)
-    density = "none" if run.model is None or run.model.density is None else run.model.density.strength
-    return Result(
-        name, family_of(name), run.evaluation.metrics if run.evaluation else (), density, _float(recorded.get("seconds")),
-        _float(recorded.get("parameters")), _float(recorded.get("peak_memory_bytes")),
-    )  # fmt: skip
 
 
 def model_name(run: Run) -> str:
@@ -172,34 +137,11 @@ def read_value(path: Path, space: Space | None) -> Value | None:
 
 
 def _snapshots(folder: Path, space: Space | None) -> tuple[tuple[int, Value], ...]:
-    """Samples that training left on its way, ``STEP.safetensors``: up to eight of them, evenly spaced, in order."""
+    """Samples that training left on its way, ``STEP.safetensors``: up to SNAPSHOTS of them, evenly spaced, in order."""
     found = sorted((int(path.stem), path) for path in folder.glob("*.safetensors") if path.stem.isdigit())
     chosen = found if len(found) <= SNAPSHOTS else [found[round(i * (len(found) - 1) / (SNAPSHOTS - 1))] for i in range(SNAPSHOTS)]
     values = [(step, read_value(path, space)) for step, path in chosen]
     return tuple((step, value) for step, value in values if value is not None)
-
-
-def _inside(folder: Path, row: Mapping[str, Any]) -> Path:
-    """A model's run folder; a name that leads outside the comparison leads nowhere."""
-    name = str(row["model"])
-    return folder / name if Path(name).name == name else folder / "_"
-
-
-def _result(row: Mapping[str, Any], run: Run | None) -> Result:
-    name = str(row["model"])
-    table_name = model_name(run) if run is not None else name
-    seconds = _float(row.get("sampling_seconds"))
-    return Result(
-        model=name,
-        family=family_of(table_name),
-        metrics=tuple(Estimate.from_json(metric) for metric in row.get("metrics") or ()),
-        density=str(row.get("density") or "none"),
-        seconds=_float(row.get("seconds")),
-        parameters=_float(row.get("parameters")),
-        peak_memory_bytes=_float(row.get("peak_memory_bytes")),
-        samples_per_second=_float(row.get("sampling_n", 256)) / seconds if seconds else None,  # type: ignore[operator]
-        error=str(row.get("error") or ""),
-    )
 
 
 def _evaluation(path: Path) -> Evaluation:
@@ -244,5 +186,14 @@ def _model(folder: Path) -> "tuple[GenerativeModel | None, str]":
         return None, f"The model could not be loaded, so pictures that need it are left out: {error}"
 
 
-def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+def plain_float(value: Any) -> float | None:
+    """A finite number of a JSON file; None for anything else."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _tensors(path: Path) -> Mapping[str, Tensor]:
+    """What the evaluation left to be drawn; empty where there is no such file, or it cannot be read: the numbers do not need it."""
+    try:
+        return load_file(path) if path.is_file() else {}
+    except (SafetensorError, OSError):
+        return {}

@@ -1,13 +1,13 @@
 "use strict";
-for (const button of document.querySelectorAll("#results thead button")) {
+for (const button of document.querySelectorAll("table.sortable thead button")) {
   button.addEventListener("click", () => {
-    const head = button.parentElement, column = head.cellIndex;
+    const head = button.parentElement, column = head.cellIndex, table = head.closest("table");
     const falling = head.getAttribute("aria-sort") === "ascending";
     for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", falling ? "descending" : "ascending");
-    for (const body of document.querySelectorAll("#results tbody:not(.failed)")) {
+    for (const body of table.querySelectorAll("tbody:not(.fixed)")) {
       const rows = [...body.querySelectorAll("tr:not(.group)")];
-      const key = (row) => row.cells[column].dataset.key ?? "";
+      const key = (row) => row.cells[column]?.dataset.key ?? "";
       const numeric = rows.every((row) => key(row) === "" || !Number.isNaN(Number(key(row))));
       rows.sort((a, b) => {
         const x = key(a), y = key(b);

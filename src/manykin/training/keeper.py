@@ -20,8 +20,10 @@ from manykin.training.runners import GradientRunner
 from manykin.training.setup import Setup
 from manykin.training.state import State, summary
 
-SAMPLES = 64
-"""Samples that are written at an interval."""
+SAMPLES = 256
+"""Samples that are written at an interval: enough to compute a distance from."""
+SHARE = 5
+"""A draw is made where training took so many times as long since the one before: a slow sampler leaves fewer pictures, and training its time."""
 
 
 class Keeper:
@@ -37,6 +39,8 @@ class Keeper:
         self.began = began
         self.before = 0.0
         self.save_seconds = 0.0
+        self.sample_seconds = 0.0
+        self._sampled = time.perf_counter()
         self._shown: tuple[float, int, float] | None = None
 
     def seconds(self) -> float:
@@ -82,15 +86,29 @@ class Keeper:
         self.setup.barrier()
         self.save_seconds = time.perf_counter() - began
 
-    def sample(self, seed: int) -> None:
-        """Write samples of this step."""
-        if self.leads is None:
+    def sample(self, seed: int, patience: float = 0.0) -> None:
+        """Write samples of this step, always from the same noise.
+
+        They are by-products: a model that cannot draw yet (nothing is fitted at step 0, or it diverged) leaves none, and nothing else changes.
+
+        Args:
+            seed: of the run.
+            patience: leave it out where less than so many times the seconds of the draw before have passed since.
+        """
+        if self.leads is None or time.perf_counter() - self._sampled < patience * self.sample_seconds:
             return
-        with self.state.average.swapped() if self.state.average is not None else nullcontext():
-            x = self.state.model.sample(SAMPLES, self.setup.conditions(SAMPLES), seed=hash_seed(seed, "samples"))
-        path = self.leads.samples_dir / f"{self.state.counters.step}.safetensors"
-        with writing(path):
-            replace_tensors(path, {"x": x} if isinstance(x, torch.Tensor) else dict(x))
+        began = time.perf_counter()
+        try:
+            with self.state.average.swapped() if self.state.average is not None else nullcontext():
+                x = self.state.model.sample(SAMPLES, self.setup.conditions(SAMPLES), seed=hash_seed(seed, "samples"))
+        except Exception:
+            x = None
+        if x is not None:
+            path = self.leads.samples_dir / f"{self.state.counters.step}.safetensors"
+            with writing(path):
+                replace_tensors(path, {"x": x} if isinstance(x, torch.Tensor) else dict(x))
+        self._sampled = time.perf_counter()
+        self.sample_seconds = self._sampled - began
 
     def show(self, max_steps: int, final: bool) -> None:
         """Tell the progress callback, ten times a second at most."""

@@ -41,7 +41,7 @@ class TrainOptions(Config):
     patience: int | None = option(None, "stop after so many evaluations without improvement, and keep the best weights", ge=1)
     eval_every: int | None = option(None, "steps between evaluations on validation data; default a twentieth of the run", ge=1)
     save_every: int | None = option(None, "steps between checkpoints; default a tenth of the run", ge=1)
-    sample_every: int | None = option(None, "steps between samples written to the run folder; default none", ge=1)
+    sample_every: int | None = option(None, "steps between samples written to the run folder; default at step 0 and each checkpoint; 0: never", ge=0)
     log_every: int | None = option(None, "steps between lines of metrics.jsonl; default a 200th of the run", ge=1)
     keep_checkpoints: int | None = option(None, "how many of the newest checkpoints stay; default 2", ge=1)
 

@@ -13,7 +13,10 @@ SYNC = 50
 
 @dataclass(frozen=True)
 class Plan:
-    """The number of steps and the intervals of a run."""
+    """The number of steps and the intervals of a run.
+
+    ``sample_every``: None writes samples with each checkpoint (where their cost is small), 0 never.
+    """
 
     max_steps: int
     log_every: int
@@ -34,6 +37,12 @@ class Plan:
             options.sample_every,
             others,
         )
+
+    def samples_at(self, step: int) -> bool:
+        """Whether samples are written after this step, which may be 0; with ``sample_every`` None at the last step too."""
+        if self.sample_every is None:
+            return step % self.save_every == 0 or step >= self.max_steps
+        return self.sample_every > 0 and step > 0 and step % self.sample_every == 0
 
     def next_event(self, step: int) -> int:
         """The first step after this one at which anything is due."""

@@ -27,7 +27,8 @@ CONFIG, MODEL, METRICS, CARD, LOCK = "config.json", "model.safetensors", "metric
 LEFTOVERS = (LOCK, *(f".{name}.tmp" for name in (CONFIG, MODEL, METRICS, CARD)))
 """Names that a process killed before its first step may leave: a folder with nothing else counts as empty."""
 
-OURS = (CONFIG, MODEL, METRICS, CARD, *LEFTOVERS, "checkpoints", "samples", "components", "evaluation.json", "report.html")
+OURS = (CONFIG, MODEL, METRICS, CARD, *LEFTOVERS, "checkpoints", "samples", "components", "evaluation.json",
+        "evaluation.safetensors", "report.html", "report.md", "samples.gif", "strip.png")  # fmt: skip
 """Every name that manykin itself puts into a run folder: replacing a run removes these and nothing else."""
 
 

@@ -16,7 +16,7 @@ from manykin.errors import ManykinWarning
 from manykin.training import checkpoint
 from manykin.training.device import reset_peak_memory
 from manykin.training.guard import Guard
-from manykin.training.keeper import Keeper
+from manykin.training.keeper import SHARE, Keeper
 from manykin.training.options import MAX_STEPS, TrainOptions
 from manykin.training.plan import GUARD, Plan
 from manykin.training.progress import TrainState
@@ -78,6 +78,8 @@ class Trainer:
             checkpoint.tidy(self.keeper.leads.checkpoints)
         self.keeper.log.cut(-1)
         self.keeper.save(self.options)
+        if self.plan.samples_at(0):
+            self.keeper.sample(self.seed)
 
     def _resume(self) -> None:
         assert self.run is not None
@@ -134,6 +136,7 @@ class Trainer:
         if self.options.eval_every is not None:
             per_step, evaluation = per_step + evaluation / self.options.eval_every, 0.0
         left = 0.97 * max_time - self.keeper.seconds() - 20 * evaluation - 10 * self.keeper.save_seconds
+        left -= min(10 * self.keeper.sample_seconds, left / (SHARE + 1))
         steps, whole = max(1, int(left / max(per_step, 1e-9))), max(1, self.setup.pass_steps)
         return steps if self.gradient else max(whole, steps // whole * whole)
 
@@ -200,13 +203,13 @@ class Trainer:
             line |= self._evaluate()
         if line or ended or self._done():
             self.keeper.write(line)
-        if plan.sample_every is not None and step % plan.sample_every == 0:
-            self.keeper.sample(self.seed)
         if step % plan.save_every == 0 or self._done():
             self.guard.renew()
             self.keeper.save(self.options)
         elif step % GUARD == 0:
             self.guard.renew()
+        if plan.samples_at(step) or (plan.sample_every is None and self._done()):
+            self.keeper.sample(self.seed, 0.0 if plan.sample_every else 1.0 if self._done() else SHARE)
         self.next_event = plan.next_event(step)
 
     def _evaluation_due(self, ended: bool) -> bool:

@@ -16,13 +16,14 @@ class Support:
 
     ``spaces``: the spaces it works in, preferred first: ``Table`` takes columns of any kind as they are; ``Vector`` and ``Image`` take real
     numbers; ``Tokens`` takes codes. ``missing``: whether NaN may stand for a missing value. ``bounded``: what becomes of entries with finitely many
-    levels in a real-valued model: mapped to the real line, scaled to [-1, 1], or only dequantised. ``standardise``: whether real entries are
+    levels in a real-valued model: mapped to the real line, scaled to [-1, 1], or only dequantised; ``levels`` leaves pictures as their integer levels,
+    for models that give each level a probability, and refuses pictures without. ``standardise``: whether real entries are
     brought to mean 0 and variance 1. ``condition``: the kinds of space it can be conditioned on.
     """
 
     spaces: tuple[type[Space], ...]
     missing: bool = False
-    bounded: Literal["logit", "scale", "keep"] = "logit"
+    bounded: Literal["logit", "scale", "keep", "levels"] = "logit"
     standardise: bool = True
     condition: tuple[type[Space], ...] = ()
 
@@ -45,6 +46,10 @@ def bridge(space: Space, support: Support) -> Transform:
 def _to(kind: type[Space], space: Space, support: Support) -> Transform:
     if kind is Table and isinstance(space, (Vector, Image, Labels, Table, Record)):
         return _to_columns(space, support)
+    if kind is Image and isinstance(space, Image) and support.bounded == "levels":
+        if space.levels is None:
+            raise Unsupported("it works on pictures whose values are levels (integers from 0).")
+        return Identity(space)
     if kind is Image and isinstance(space, Image) and (space.ordinal or space.levels is None):
         return _chain(_real_steps(space, support), space)
     if kind is Vector and isinstance(space, (Vector, Image, Table)) and not (isinstance(space, Image) and not space.ordinal):
@@ -76,7 +81,7 @@ def _real_steps(space: Space, support: Support) -> list[Transform]:
     if on_grid(space) or isinstance(space, Table):
         steps.append(Dequantise(space))
         bounds = bounds_of(representative(space))
-        if support.bounded != "keep" and any(bound is not None for bound in bounds):
+        if support.bounded in ("logit", "scale") and any(bound is not None for bound in bounds):
             steps.append((Logit if support.bounded == "logit" else Scale)(steps[-1].target, bounds))
     scaled = bool(steps) and isinstance(steps[-1], Scale) and steps[-1].mask is None
     if support.standardise and not scaled:

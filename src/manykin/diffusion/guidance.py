@@ -1,0 +1,74 @@
+"""Denoisers around denoisers: classifier-free guidance, and what is known of the answer."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from manykin.diffusion.denoiser import Denoiser, Guess
+from manykin.diffusion.grids import grid
+from manykin.diffusion.solvers import Ancestral, State
+
+
+class Guided:
+    """Classifier-free guidance: ``x0 = x0_without + scale (x0_with - x0_without)``, and the noise alike.
+
+    Ho and Salimans, Classifier-free diffusion guidance, 2022, equation 6 with scale = 1 + w. Scale 1 is the conditional model, 0 the unconditional
+    one. Above 1 samples are more typical of their condition and less varied, and no longer follow the model's density. Two evaluations a guess.
+    """
+
+    def __init__(self, with_condition: Denoiser, without: Denoiser, scale: float) -> None:
+        self.with_condition, self.without, self.scale, self.schedule = with_condition, without, scale, with_condition.schedule
+
+    def __call__(self, x: Tensor, t: Tensor) -> Guess:
+        """The guided guess."""
+        if self.scale == 1:
+            return self.with_condition(x, t)
+        base = self.without(x, t)
+        if self.scale == 0:
+            return base
+        own = self.with_condition(x, t)
+        return Guess(torch.lerp(base.x0, own.x0, self.scale), torch.lerp(base.eps, own.eps, self.scale))
+
+
+class Known:
+    """Inpainting: the denoiser of points of which some entries are known.
+
+    Known entries of each guess are the truth. :meth:`solve` walks with the ancestral transition, and repeats each step ``repeats`` times: noise is
+    put back and taken away again, so that what is unknown can adapt to what is known (Lugmayr et al., RePaint, 2022, algorithm 1).
+
+    Args:
+        denoiser: of whole points.
+        x0: the truth (n, ...); what it holds at unknown entries does not matter.
+        mask: which entries are known, of x0's shape.
+        repeats: how often each step is taken.
+    """
+
+    def __init__(self, denoiser: Denoiser, x0: Tensor, mask: Tensor, repeats: int = 10) -> None:
+        self.denoiser, self.x0, self.mask, self.repeats, self.schedule = denoiser, x0, mask, repeats, denoiser.schedule
+
+    def __call__(self, x: Tensor, t: Tensor) -> Guess:
+        """The guess, with known entries in their place."""
+        guess = self.denoiser(x, t)
+        alpha, sigma = (part(t).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)) for part in (self.schedule.alpha, self.schedule.sigma))
+        x0 = torch.where(self.mask, self.x0, guess.x0)
+        return Guess(x0, torch.where(self.mask, (x - alpha * self.x0) / sigma, guess.eps))
+
+    def solve(self, steps: int, noise: Tensor) -> Tensor:
+        """Walk from noise to completed points in so many steps."""
+        solver = Ancestral(num_inference_steps=steps)
+        times = grid(self.schedule, steps)
+        x = self._renew(noise, times[0])
+        for t, s in pairwise(times[:-1]):
+            for again in range(self.repeats):
+                x = self._renew(solver.step(State(x), t, s, self).x, s)
+                if again + 1 < self.repeats:
+                    ratio = float(self.schedule.alpha(t) / self.schedule.alpha(s))
+                    variance = max(float(self.schedule.sigma(t)) ** 2 - (ratio * float(self.schedule.sigma(s))) ** 2, 0.0)
+                    x = ratio * x + variance**0.5 * torch.randn_like(x)
+        return solver.finish(State(x), times[-2], self)
+
+    def _renew(self, x: Tensor, t: Tensor) -> Tensor:
+        """Known entries drawn anew given the truth."""
+        fresh = float(self.schedule.alpha(t)) * self.x0 + float(self.schedule.sigma(t)) * torch.randn_like(x)
+        return torch.where(self.mask, fresh, x)

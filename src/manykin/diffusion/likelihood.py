@@ -1,0 +1,72 @@
+"""The likelihood of a denoiser by its probability-flow ODE."""
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from manykin.diffusion.denoiser import Denoiser
+from manykin.diffusion.solvers import velocity
+
+
+def flow_log_prob(
+    denoiser: Denoiser, x: Tensor, *, steps: int = 64, trace: Literal["exact", "hutchinson"] = "exact", differentiable: bool = False
+) -> Tensor:  # fmt: skip
+    r"""log p(x) in nats, shape (n,): the log density of the noise that x is carried to, plus the integral of the divergence on the way.
+
+    .. math:: \log p_{t_0}(x) = \log p_1(x_1) + \int_{t_0}^{t_1} \nabla \cdot v(x_t, t) \, dt, \quad \dot x = v(x, t)
+
+    (Chen et al., Neural ordinary differential equations, 2018, equation 8; Song et al., Score-based generative modeling through stochastic
+    differential equations, 2021, equation 39), from the schedule's first trained time to its last, by Runge-Kutta's fourth-order method with
+    steps that are uniform in the log-SNR. ``exact``: the divergence from one backward pass an entry; ``hutchinson``: from one random direction of
+    signs, kept during the whole solve, which is unbiased for log p (Grathwohl et al., FFJORD, 2019, equation 8).
+
+    Args:
+        denoiser: asked four times a step.
+        x: points, shape (n, ...).
+        steps: of the integrator; the error falls with its fourth power.
+        trace: how the divergence is computed.
+        differentiable: whether the result may be differentiated by x.
+    """
+    schedule = denoiser.schedule
+    ends = schedule.log_snr(torch.tensor([schedule.first, schedule.last], dtype=torch.float64))
+    times = schedule.time_of(torch.linspace(float(ends[0]), float(ends[1]), steps + 1, dtype=torch.float64))
+    times[0], times[-1] = schedule.first, schedule.last
+    direction = None if trace == "exact" else torch.randint(0, 2, x.shape, device=x.device).to(x.dtype) * 2 - 1
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+
+    def slope(points: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return _divergence(denoiser, points, t, direction, differentiable)
+
+    for t, s in pairwise(times):
+        h, middle = float(s - t), 0.5 * (t + s)
+        k1, d1 = slope(x, t)
+        k2, d2 = slope(x + 0.5 * h * k1, middle)
+        k3, d3 = slope(x + 0.5 * h * k2, middle)
+        k4, d4 = slope(x + h * k3, s)
+        x = x + (h / 6) * (k1 + 2 * k2 + 2 * k3 + k4)
+        total = total + (h / 6) * (d1 + 2 * d2 + 2 * d3 + d4).double()
+    last = torch.tensor(schedule.last, dtype=torch.float64)
+    variance = float(schedule.alpha(last) ** 2 + schedule.sigma(last) ** 2)
+    points = x.flatten(1).double()
+    return total - 0.5 * (points.square().sum(dim=1) / variance + points.shape[1] * math.log(2 * math.pi * variance))
+
+
+def _divergence(denoiser: Denoiser, x: Tensor, t: Tensor, direction: Tensor | None, differentiable: bool) -> tuple[Tensor, Tensor]:
+    """The velocity and its divergence, shapes of x and (n,)."""
+    with torch.enable_grad():
+        leaf = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+        v = velocity(denoiser, leaf, t)
+        flat = v.flatten(1)
+        if direction is not None:
+            (grad,) = torch.autograd.grad(v, leaf, direction, create_graph=differentiable, retain_graph=differentiable)
+            found = (grad * direction).flatten(1).sum(dim=1)
+        else:
+            found = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+            for entry in range(flat.shape[1]):
+                more = differentiable or entry + 1 < flat.shape[1]
+                (grad,) = torch.autograd.grad(flat[:, entry].sum(), leaf, create_graph=differentiable, retain_graph=more)
+                found = found + grad.flatten(1)[:, entry]
+    return (v, found) if differentiable else (v.detach(), found.detach())

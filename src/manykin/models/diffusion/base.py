@@ -1,0 +1,190 @@
+"""What diffusion models and flow matching share: a denoiser, its training, its solvers and its likelihood."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from manykin.config import Config, option
+from manykin.contract import Batch, Density, GenerativeModel, Gradient, Optim, Phase, Sampler, Support
+from manykin.diffusion import (
+    DDIM,
+    SCHEDULES,
+    Ancestral,
+    Denoiser,
+    DPMSolver,
+    Euler,
+    Guided,
+    Heun,
+    Known,
+    NetworkDenoiser,
+    Prediction,
+    Schedule,
+    Solver,
+    flow_log_prob,
+    solve,
+)  # fmt: skip
+from manykin.errors import InvalidInput, Unsupported
+from manykin.models.conditions import ConditionFeatures
+from manykin.nn import TimedMLP, UNet
+from manykin.random import fresh_seed, hash_seed
+from manykin.spaces import Image, Labels, Space, Value, Vector, count
+
+EXACT_TRACE = 16
+"""Up to so many entries the divergence of a likelihood is computed exactly, above it from a random direction."""
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(Config):
+    """Options that :class:`Diffusion` models share."""
+
+    network: Literal["auto", "mlp", "unet"] = option("auto", "what denoises: residual layers, or convolutions for pictures; auto takes what fits")
+    hidden: tuple[int, ...] = option((128, 128, 128), "width of each block of the mlp", ge=1)
+    widths: tuple[int, ...] = option((32, 64), "channels of each resolution of the unet, the finest first", ge=1)
+    blocks: int = option(1, "residual blocks of the unet at each resolution", ge=1)
+    patch: int = option(1, "side of the squares of pixels that the unet folds into channels", ge=1)
+    attention: bool = option(True, "whether the lowest resolution of the unet attends")
+    dropout: float = option(0.0, "share of hidden units or channels that training silences", ge=0, lt=1)
+    times: Literal["uniform", "logit-normal"] = option("uniform", "law of the times at which the network is trained")
+    likelihood: Literal["auto", "ode", "none"] = option(
+        "auto", "whether log_prob solves the probability-flow ODE; auto: up to 16 entries, above it is slow"
+    )
+    ode_steps: int = option(32, "Runge-Kutta steps of the likelihood, four evaluations each", ge=1)
+    label_dropout: float = option(0.1, "share of conditions that training hides, for guidance", ge=0, lt=1)
+    condition_width: int = option(32, "features of a label condition", ge=1)
+
+
+class Diffusion(GenerativeModel):
+    """Base of the models that learn to remove noise; a subclass chooses schedule, prediction and defaults.
+
+    Training draws a time for each example and minimises the mean squared error of the network's target there. Sampling walks from noise to data with
+    any of the solvers. The likelihood is that of the probability-flow ODE, an estimate: its integrator has an error, and it stops at the schedule's
+    first time instead of 0. Cost: an evaluation of the network a step; training costs nothing more than one evaluation an example.
+    """
+
+    family = "diffusion"
+    samplers: ClassVar[tuple[type[Sampler], ...]] = (Heun, DPMSolver, DDIM, Euler, Ancestral)
+    own_sampler: ClassVar[Solver] = Heun()
+
+    def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
+        super().__init__(config, space, condition)
+        options: DiffusionConfig = self.config
+        self.features = ConditionFeatures(condition, options.condition_width)
+        self.hidden = nn.Parameter(torch.zeros(self.features.width)) if self.features.width else None
+        shape = self.model_space.shape
+        network: nn.Module
+        if isinstance(self.model_space, Image):
+            if min(shape[1:]) < 4:
+                raise Unsupported(f"the unet needs pictures of at least 4 x 4, and {space} is smaller; choose --model.network mlp.")
+            network = UNet(
+                shape[0], options.widths, blocks=options.blocks, context=self.features.width, patch=options.patch, attention=options.attention,
+                dropout=options.dropout,
+            )  # fmt: skip
+        else:
+            network = TimedMLP(shape[0], options.hidden, self.features.width, options.dropout)
+        self.denoiser = NetworkDenoiser(network, self.schedule(), self.prediction())
+
+    def schedule(self) -> Schedule:
+        """How data turn into noise."""
+        return SCHEDULES[self.config.schedule]()
+
+    def prediction(self) -> Prediction:
+        """What the network predicts."""
+        found: Prediction = self.config.prediction
+        return found
+
+    @property
+    def accepts(self) -> Support:
+        kinds: dict[str, tuple[type[Space], ...]] = {"mlp": (Vector,), "unet": (Image,), "auto": (Image, Vector)}
+        wanted = self.config.network
+        if wanted == "auto" and isinstance(self.space, Image) and min(self.space.shape[1:]) < 4:
+            wanted = "mlp"
+        return Support(kinds[wanted], bounded="scale", standardise=True, condition=(Labels, Vector))
+
+    @property
+    def kind(self) -> Density | None:
+        size = torch.Size(self.model_space.shape).numel()
+        wanted = self.config.likelihood
+        if wanted == "none" or (wanted == "auto" and size > EXACT_TRACE):
+            return None
+        return Density(bias="unknown", noisy=size > EXACT_TRACE)
+
+    def phases(self) -> list[Phase]:
+        return [Gradient("main", optimizer=Optim("adam", lr=1e-3))]
+
+    def initialise(self, sample: Batch) -> None:
+        """The statistics of the training conditions."""
+        self.features.fit(sample.condition)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean squared error of the network's target at a random time, shape (n,)."""
+        z, _ = self.to_model_space(batch.x)
+        context = self.features(batch.condition, z.dtype)
+        if context is not None and self.config.label_dropout:
+            assert self.hidden is not None
+            shown = torch.rand(len(z), 1, device=z.device) >= self.config.label_dropout
+            context = torch.where(shown, context, self.hidden.to(z.dtype))
+        return self.denoiser.loss(z, self._times(len(z), z), torch.randn_like(z), context)
+
+    def _times(self, n: int, like: Tensor) -> Tensor:
+        """Training times between the schedule's first and last, evenly spread over the batch."""
+        first, last = self.denoiser.schedule.first, self.denoiser.schedule.last
+        share = (torch.randperm(n, device=like.device) + torch.rand(n, device=like.device)) / n
+        if self.config.times == "logit-normal":
+            share = torch.sigmoid(torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
+        return (first + (last - first) * share).to(like.dtype)
+
+    def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
+        solver = self._solver(sampler)
+        noise = torch.randn(n, *self.model_space.shape, dtype=self.dtype, device=self.device)
+        return solve(solver, self._given(condition, solver.guidance_scale), noise)
+
+    def _solver(self, sampler: Sampler | None) -> Solver:
+        chosen = self.own_sampler if sampler is None else sampler
+        assert isinstance(chosen, Solver)
+        if chosen.guidance_scale != 1 and self.condition is None:
+            raise InvalidInput(f"guidance_scale = {chosen.guidance_scale:g} needs a condition, and this model was fitted without one; leave it out.")
+        if chosen.guidance_scale != 1 and not self.config.label_dropout:
+            raise InvalidInput(
+                f"guidance_scale = {chosen.guidance_scale:g} needs a model that was trained with --model.label_dropout above 0; leave it at 1."
+            )
+        return chosen
+
+    def _given(self, condition: Value | None, scale: float = 1.0) -> Denoiser:
+        context = self.features(condition, self.dtype)
+        own = self.denoiser.given(context)
+        if scale == 1 or context is None:
+            return own
+        assert self.hidden is not None
+        return Guided(own, self.denoiser.given(self.hidden.expand_as(context)), scale)
+
+    def _log_prob(self, z: Tensor, condition: Value | None) -> Tensor:
+        if self.kind is None:
+            return super()._log_prob(z, condition)
+        trace: Literal["exact", "hutchinson"] = "hutchinson" if self.kind.noisy else "exact"
+        differentiable = torch.is_grad_enabled() and z.requires_grad
+        return flow_log_prob(self._given(condition), z, steps=self.config.ode_steps, trace=trace, differentiable=differentiable)
+
+    @torch.no_grad()
+    def complete(self, x: Value, known: Tensor, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Value:
+        """x with the entries where ``known`` (boolean, shape of x) is False replaced by draws given the known ones: inpainting.
+
+        Known entries are put into every guess, and noisy points are drawn again given their guess several times a step, so that both parts agree
+        (Lugmayr et al., RePaint, 2022, algorithm 1). An approximation: the network was not trained to know anything.
+
+        Raises:
+            InvalidInput: for a mask of another shape, or values outside the space.
+        """
+        z, _, c = self.prepare(x, condition)
+        if known.shape != x.shape or known.dtype != torch.bool:  # type: ignore[union-attr]
+            raise InvalidInput(f"known is {known.dtype} of shape {tuple(known.shape)}; expected booleans of the shape of x.")
+        solver = self._solver(sampler)
+        with self.evaluating(hash_seed(fresh_seed() if seed is None else seed, "complete")):
+            mask = known.to(z.device).reshape(z.shape)
+            denoiser = Known(self._given(c, solver.guidance_scale), z, mask)
+            filled = self.finish(denoiser.solve(solver.num_inference_steps, torch.randn_like(z)))
+        assert isinstance(filled, Tensor)
+        assert isinstance(x, Tensor)
+        assert count(x) == len(filled)
+        return torch.where(known.to(filled.device), x.to(filled.device), filled.to(x.dtype))
