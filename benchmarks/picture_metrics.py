@@ -14,6 +14,7 @@ import argparse
 import math
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -117,7 +118,7 @@ def main() -> None:
         print(f"{name:28s}{mean[0]:9.2f}{spread[0]:8.2f}{mean[1]:9.2f}{spread[1]:8.2f}{1000 * mean[2]:11.2f}{1000 * spread[2]:8.2f}"
               f"{ratio.mean():12.1f}{ratio.std() if len(ratio) > 1 else math.nan:7.1f}")  # fmt: skip
     for column, metric in enumerate(("FD", "FD inf", "KD")):
-        right = [all(results[a][seed][column] < results[b][seed][column] for a, b in zip(ORDER, ORDER[1:])) for seed in range(len(extractors))]
+        right = [all(results[a][seed][column] < results[b][seed][column] for a, b in pairwise(ORDER)) for seed in range(len(extractors))]
         print(f"{metric}: real < good < weak < noise for {sum(right)} of {len(right)} networks (goal: all)")
 
 

@@ -1,14 +1,13 @@
 """The tables of the page on metrics: what each figure is, and which planted degradation it sees."""
 
-from manykin.metrics.features import choose_extractor
-
 from manykin.metrics import Figure
+from manykin.metrics.features import choose_extractor
 from manykin.metrics.likelihoods import FIGURES
 from manykin.metrics.table import TABLE, metric
 from manykin.testing.degradations import TABLE as DEGRADATIONS
 from manykin.testing.degradations import Cell, Ground, digits_ground, survey, table_ground
 
-CLEAR, WEAK = 3.7, 2.0
+WEAK = 2.0
 DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "target": "a target"}
 
 
@@ -45,7 +44,7 @@ def _matrix(ground: Ground, cells: list[Cell], title: str) -> str:
 def _mark(cell: Cell | None, figure: Figure) -> str:
     if cell is None:
         return ""
-    seen = "●" if cell.worse >= CLEAR else "○" if cell.worse >= WEAK else "·"
+    seen = "●" if cell.clear else "○" if cell.worse >= WEAK else "·"
     return seen + ("\\*" if cell.degradation in figure.sees else "")
 
 

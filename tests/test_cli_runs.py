@@ -298,7 +298,7 @@ def test_check_that_fails_exits_with_one(call, monkeypatch):
 
 
 def test_compare(call, works, tmp_path):
-    words = ["compare", "independent", "gaussian", "gan", "--data", "two-moons", "--preset", "tiny", "--max-steps", 5]
+    words = ["compare", "independent", "gaussian", "gan", "--data", "two-moons", "--preset", "tiny", "--max-steps", 5, "--metrics", "quick"]
     found = works(*words, "--out", "race")
     assert [each["model"] for each in found] == ["independent", "gaussian", "gan"]
     assert all({"data", "metrics", "seconds", "parameters", "peak_memory_bytes", "error"} <= set(each) for each in found)
@@ -312,13 +312,16 @@ def test_compare(call, works, tmp_path):
 
 
 def test_a_model_that_cannot_take_the_data_becomes_a_row_with_its_error(works, table):
-    found = {each["model"]: each for each in works("compare", "mixture", "realnvp", "--data", table, "--max-steps", 5, "--preset", "tiny")}
+    found = {
+        each["model"]: each
+        for each in works("compare", "mixture", "realnvp", "--data", table, "--max-steps", 5, "--preset", "tiny", "--metrics", "quick")
+    }
     assert found["mixture"]["error"] is None
     assert "realnvp" in found["realnvp"]["error"] or "Vector" in found["realnvp"]["error"]
 
 
 def test_demo(works, tmp_path):
-    found = works("demo", "--max-time", "3s", "--out", "show")
+    found = works("demo", "--max-time", "3s", "--out", "show", "--metrics", "quick")
     families = {each["model"] for each in found["models"] if each["error"] is None}
     assert {"independent", "gaussian-mixture", "realnvp", "vae", "gan"} <= families
     assert Path(found["report"]).is_file()

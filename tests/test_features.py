@@ -377,7 +377,10 @@ def test_batches_are_bounded():
     assert found.shape == (1500, 4)
     assert sizes == [512, 512, 476]
     sizes.clear()
-    in_batches(torch.zeros(5, 1, 2, 2), lambda part: sizes.append(len(part)) or part.flatten(1), 400_000)
+    in_batches(torch.zeros(5, 3, 300, 300), lambda part: sizes.append(len(part)) or part.flatten(1))
+    assert sizes == [3, 2]
+    sizes.clear()
+    in_batches(torch.zeros(5, 1, 2, 2), lambda part: sizes.append(len(part)) or part.flatten(1), 2)
     assert sizes == [2, 2, 1]
 
 

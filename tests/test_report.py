@@ -15,8 +15,8 @@ from manykin.report import reading, write_report
 from manykin.report.canvas import png, style, svg
 from manykin.report.columns import Mark, standings
 from manykin.report.curves import curves, learning_curves
-from manykin.report.units import bytes_text, count_text, seconds_text
 from manykin.report.pictures import density_2d, ellipses, frame, full_covariances, grid, samples_sheet
+from manykin.report.units import bytes_text, count_text, seconds_text
 from manykin.spaces import Image, Record, Table, Vector, columns_of
 from report_folders import (
     NASTY,
@@ -28,6 +28,8 @@ from report_folders import (
     history,
     row,
     write_comparison,
+    write_evaluation,
+    write_neighbours,
     write_plane,
     write_run,
     write_table,
@@ -396,9 +398,16 @@ def test_distances_without_likelihoods_are_drawn(tmp_path, without_models):
 
 def test_real_runs_and_comparisons_are_reported(tmp_path):
     import manykin as mk
+    from manykin.evaluation import save_evaluation
 
-    compared = tmp_path / "compared"
-    mk.compare(["gaussian-mixture", "gan"], "two-moons", max_steps=3, preset="tiny", metrics="quick", out=compared)
+    compared, rows = tmp_path / "compared", []
+    compared.mkdir()
+    for name in ("gaussian-mixture", "gan"):
+        fitted = mk.fit(name, "two-moons", preset="tiny", max_steps=3, out=compared / name)
+        found = mk.evaluate(fitted, metrics="quick", n=200)
+        save_evaluation(compared / name, found)
+        rows.append(row(name, found.metrics, str(fitted.density or "none")))
+    (compared / "compare.json").write_text(json.dumps(rows))
     page = Page(write_report(compared).read_text())
     assert "exact" in page.row("gaussian-mixture")
     assert "gap to the known entropy" in page.text
@@ -450,8 +459,8 @@ def test_the_page_says_in_plain_words_what_was_compared_and_what_came_out(compar
     assert "1 of them failed" in text
     assert "Best exact likelihood: mixture at 2.146 ± 0.010 bits/dim" in text
     assert "Likelihoods of different kinds are not ranked" in text
-    assert "Best samples by energy distance: class-mixture (with gaussian-mixture and mixture not told apart from it)" in text
-    assert "As good as real data by the sample metric of the table: class-mixture" in text
+    assert "Best samples by energy distance: class-mixture (with mixture and gaussian-mixture not told apart from it)" in text
+    assert "As good as real data by the one sample metric: class-mixture." in text
     assert "Failed: kde" in text
     assert "lower the learning rate" in text
 
@@ -459,7 +468,8 @@ def test_the_page_says_in_plain_words_what_was_compared_and_what_came_out(compar
 def test_marks_of_best_hold_only_inside_a_group(comparison):
     table = re.search(r'<table id="results".*?</table>', comparison.read_text(), flags=re.DOTALL)
     assert table is not None
-    found = {name: re.findall(r'<td class="(\w*)"', line) for name, line in re.findall(r'data-key="([\w-]+)">(.*?)</tr>', table[0], flags=re.DOTALL)}
+    lines = re.findall(r'<th scope="row" data-key="([\w-]+)">(.*?)</tr>', table[0], flags=re.DOTALL)
+    found = {name: re.findall(r'<td class="(\w*)"', line) for name, line in lines if name != "kde"}
     assert {name for name, (own, _) in found.items() if own == "best"} == {"mixture", "vae"}
     assert {name for name, (_, distance) in found.items() if distance} == {"class-mixture", "gaussian-mixture", "mixture"}
 
@@ -483,13 +493,15 @@ def test_details_become_tables_and_neighbours_pictures(comparison):
     rows = [re.sub(r"\s+", " ", text).strip() for text in page.rows]
     assert "two 20.0% 20.0% 2.0%" in rows
     assert 'title="this class is (nearly) missing"' in text
-    assert "real 0.950 ± 0.010 –" in rows
-    assert "samples of gan 0.700 ± 0.020 –" in rows
-    assert "samples of vae 0.900 ± 0.020 –" in rows
-    assert "gan 100 real rows, logistic regression 0.800 ± 0.010 0.850 ± 0.010" in rows
+    assert "real 0.950 ± 0.010 – –" in rows
+    assert "nothing: the most frequent class 0.400 0.400 0.400" in rows
+    assert "samples of gan 0.700 ± 0.020 – 0.660 ± 0.030" in rows
+    assert "samples of vae 0.900 ± 0.020 – –" in rows
+    assert "real, vae – – 0.910 ± 0.010" in rows
+    assert "samples of gan logistic regression +0.050 ± 0.010" in rows
     assert "It helped below 200 rows." in page.text
     assert sum(attributes.get("alt") == "nearest training pictures" for _, attributes in page.tags) == 8
-    assert "identical" in page.text
+    assert "same" in text[text.index('class="neighbours"') :]
 
 
 def test_a_model_of_several_seeds_shows_the_first_that_finished(comparison):
@@ -532,7 +544,7 @@ def test_tables_by_column_show_the_worst_of_many(tmp_path, without_models):
     assert text.index("8 columns") < text.index("Samples beside real data")
     assert NASTY not in text
     assert sum(line.startswith("sample ") for line in rows) == 2
-    assert any(line.startswith("identical ") for line in rows)
+    assert any(line.startswith("same ") for line in rows)
 
 
 def test_the_markdown_is_a_table_for_a_paper(comparison):
@@ -618,3 +630,18 @@ def test_the_first_phase_has_its_own_name():
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert {text.get_text() for text in legend.get_texts()} == {"discriminator", "generator"}
+
+
+def test_among_several_models_pairs_of_columns_stand_with_their_model(tmp_path, without_models):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for name in ("mixture", "vae"):
+        write_table(folder / name)
+    (folder / "compare.json").write_text(
+        json.dumps([row("mixture", estimates(6.0, bits=None)), row("vae", estimates(6.5, "bound", bits=None), "bound")])
+    )
+    text = write_report(folder).read_text()
+    first = text.index('<details class="model">')
+    found = {name: text.index(f'aria-label="{name}: pairs of columns"') for name in ("mixture", "vae")}
+    assert first < found["mixture"] < found["vae"]
+    assert text.index('aria-label="vae: marginal histograms"') < first

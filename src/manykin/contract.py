@@ -24,7 +24,7 @@ from manykin.spaces import Labels, Record, Space, Value, cat, count, move, take
 from manykin.transforms import Support, bridge
 
 __all__ = [
-    "ESTIMATE", "EXACT", "LOWER_BOUND", "UNNORMALISED", "Batch", "ClosedForm", "Completes", "Config", "Decodes", "Density", "Encodes",
+    "ESTIMATE", "EXACT", "LOWER_BOUND", "UNNORMALISED", "Batch", "ClosedForm", "Completes", "Config", "Continues", "Decodes", "Density", "Encodes",
     "GenerativeModel", "Gradient", "Inspects", "Optim", "Phase", "Preset", "Progress", "Sampler", "Scores", "Support", "Weighs",
 ]  # fmt: skip
 
@@ -460,6 +460,22 @@ class Completes(Protocol):
 
 
 @runtime_checkable
+class Continues(Protocol):
+    """Go on with a sequence for as long as wanted, symbol after symbol: texts, music, levels."""
+
+    def continuation(
+        self, prompt: Tensor, n: int, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None
+    ) -> Tensor:
+        """n further codes, int64 of shape (b, n), after each prompt of codes (b, m); m may be 0, and m + n more than the model's context.
+
+        Within the context they follow the conditional distribution of ``log_prob``; beyond it the model documents what it still sees. Of a prompt
+        that is longer than the context the last part counts, and a :class:`~manykin.errors.ManykinWarning` says so. In a space of strings ``end``
+        fills the rest after the first ``end``.
+        """
+        ...
+
+
+@runtime_checkable
 class Scores(Protocol):
     """The gradient of the log density."""
 
@@ -478,6 +494,6 @@ class Inspects(Protocol):
 
 
 OPTIONAL: dict[str, type] = {
-    "encode": Encodes, "decode": Decodes, "weigh": Weighs, "complete": Completes, "score": Scores, "inspect": Inspects,
+    "encode": Encodes, "decode": Decodes, "weigh": Weighs, "complete": Completes, "continue": Continues, "score": Scores, "inspect": Inspects,
 }  # fmt: skip
 """The optional protocols by the verb that lists print."""

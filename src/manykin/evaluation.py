@@ -18,7 +18,7 @@ from manykin.fitted import Fitted
 from manykin.metrics import Case, Evaluation, Finding, chosen, judge, likelihood
 from manykin.metrics.bayes import bayes_rule
 from manykin.metrics.extractor import Extractor
-from manykin.metrics.judge import joined
+from manykin.metrics.judge import by_name, joined
 from manykin.metrics.ledger import flags
 from manykin.metrics.table import LIKELIHOOD, metric
 from manykin.random import hash_seed
@@ -66,14 +66,15 @@ def evaluate(
     names = chosen(metrics)
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise InvalidInput(f"n = {n!r} samples cannot be drawn; expected an integer of at least 1.")
+    wish = _Wish(tuple(names), frozenset(by_name(metrics)), n, features, target, sampler, seed)
     if not isinstance(fitted, Fitted):
-        return _of_samples(fitted, data, condition, names, features, target, seed)
+        return _of_samples(fitted, data, condition, wish)
     if condition is not None and fitted.condition is None:
         raise InvalidInput(f"a condition was given, but {fitted.name} was fitted without one; leave it out, or fit with a condition.")
     held = _held_out(fitted, data, condition)
     found = _likelihood(fitted, held, k, seed) if LIKELIHOOD in names else Finding()
     if any(name != LIKELIHOOD for name in names) and len(held.rows) >= FEW:
-        found = joined(found, _judged(fitted, held, n or min(len(held.rows), MOST_SAMPLES), names, features, target, sampler, seed))
+        found = joined(found, _judged(fitted, held, wish))
     caveats = _caveats(fitted) if data is None else []
     estimates = tuple(dataclasses.replace(each, note="; ".join(filter(None, [each.note, *caveats]))) for each in found.estimates)
     return Evaluation(fitted.name, held.name, estimates, found.warnings, found.details, found.tensors)
@@ -93,6 +94,19 @@ def save_evaluation(folder: Path, evaluation: Evaluation, name: str = "") -> Pat
         if evaluation.tensors:
             replace_tensors(tensors, {key: value.detach().cpu().contiguous() for key, value in evaluation.tensors.items()})
     return path
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What was asked for: names of metrics and which of them by name, how many samples, what looks at pictures, the target, how to sample."""
+
+    names: tuple[str, ...]
+    by_name: frozenset[str]
+    n: int | None
+    features: str | Extractor
+    target: str | None
+    sampler: Sampler | None
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -121,31 +135,29 @@ def _likelihood(fitted: Fitted, held: _Held, k: int | None, seed: int) -> Findin
     return Finding(found, warnings=tuple(f"{told}. Do not believe this likelihood; test the model with: manykin check." for told in flags(found)))
 
 
-def _judged(
-    fitted: Fitted, held: _Held, n: int, names: Sequence[str], features: str | Extractor, target: str | None, sampler: Sampler | None, seed: int
-) -> Finding:  # fmt: skip
+def _judged(fitted: Fitted, held: _Held, wish: _Wish) -> Finding:
     """Metrics of samples; where the model cannot draw any, the reason as a warning, so that its likelihood is not lost."""
     try:
-        case = _case(fitted, held, n, sampler, target, seed)
+        case = _case(fitted, held, wish)
     except InvalidInput:
         raise
     except (ManykinError, ArithmeticError, RuntimeError) as failure:
         return Finding(warnings=(f"no samples could be drawn, so they are not judged: {str(failure).splitlines()[0]}",))
-    return _look(features, case, names, held.name)
+    return _look(wish, case, held.name)
 
 
-def _case(fitted: Fitted, held: _Held, n: int, sampler: Sampler | None, target: str | None, seed: int) -> Case:
-    draw = _drawer(fitted.model, held.rows, sampler)
+def _case(fitted: Fitted, held: _Held, wish: _Wish) -> Case:
+    draw, seed, n = _drawer(fitted.model, held.rows, wish.sampler), wish.seed, wish.n or min(len(held.rows), MOST_SAMPLES)
     labels = None
     if isinstance(fitted.model.condition, Labels):
         frequencies = held.train.labels if held.train is not None and held.train.labels is not None else held.rows.labels
         if frequencies is not None:
             order = torch.randint(len(frequencies), (n,), generator=torch.Generator().manual_seed(hash_seed(seed, "labels")))
             labels = frequencies[order]
-    name = None if sampler is None else type(sampler).__name__
+    name = None if wish.sampler is None else type(wish.sampler).__name__
     return Case(
         fitted.space, held.train, held.rows, draw(n, labels, seed), labels, held.classes, seed, draw, None,
-        target or _own_target(fitted, held), name, bayes_rule(fitted.model, seed),
+        wish.target or _own_target(fitted), name, bayes_rule(fitted.model, seed),
     )  # fmt: skip
 
 
@@ -162,44 +174,42 @@ def _drawer(model: GenerativeModel, held: Rows, sampler: Sampler | None) -> Any:
     return draw
 
 
-def _own_target(fitted: Fitted, held: _Held) -> str | None:
+def _own_target(fitted: Fitted) -> str | None:
     column = fitted.provenance.get("condition")
     return str(column) if isinstance(column, str) and column != "label" else None
 
 
-def _look(features: str | Extractor, case: Case, names: Sequence[str], data: str) -> Finding:
+def _look(wish: _Wish, case: Case, data: str) -> Finding:
     """The metrics of a case; where the own network, which nobody asked for by name, cannot be trained, over pixels, with a warning."""
     try:
-        extractor = _extractor(features, case, names, data)
+        extractor = _extractor(wish, case, data)
     except InvalidInput as refusal:
-        if features != "own":
+        if wish.features != "own":
             raise
-        return joined(Finding(warnings=(f"pictures are judged by their pixels alone: {refusal}",)), judge(case, names))
-    return judge(dataclasses.replace(case, extractor=extractor), names)
+        return joined(Finding(warnings=(f"pictures are judged by their pixels alone: {refusal}",)), judge(case, wish.names, wish.by_name))
+    return judge(dataclasses.replace(case, extractor=extractor), wish.names, wish.by_name)
 
 
-def _extractor(features: str | Extractor, case: Case, names: Sequence[str], data: str) -> Extractor | None:
+def _extractor(wish: _Wish, case: Case, data: str) -> Extractor | None:
     """The network that looks at pictures, where a chosen metric asks for one."""
-    if not case.pictures or not any(name != LIKELIHOOD and metric(name).view in ("features", "best") for name in names):
+    if not case.pictures or not any(name != LIKELIHOOD and metric(name).view in ("features", "best") for name in wish.names):
         return None
     from manykin.metrics.features import choose_extractor
 
-    return choose_extractor(features, case, data)
+    return choose_extractor(wish.features, case, data)
 
 
-def _of_samples(
-    samples: Any, data: Any, condition: Any, names: Sequence[str], features: str | Extractor, target: str | None, seed: int
-) -> Evaluation:
+def _of_samples(samples: Any, data: Any, condition: Any, wish: _Wish) -> Evaluation:
     """Judge samples of any generator beside data: its test split where it has one."""
     if data is None:
         raise InvalidInput("samples were given without data; expected the real data too: evaluate(samples, data).")
-    dataset = load_data(data, condition=condition, seed=seed)
+    dataset = load_data(data, condition=condition, seed=wish.seed)
     held = _Held.of(dataset)
     if dataset.test is None and dataset.val is None:
         held = dataclasses.replace(held, train=None)
     values = load_rows(samples, dataset.space, dataset.form).all().x
-    case = Case(dataset.space, held.train, held.rows, values, None, held.classes, seed, target=target)
-    found = _look(features, case, names, held.name)
+    case = Case(dataset.space, held.train, held.rows, values, None, held.classes, wish.seed, target=wish.target)
+    found = _look(wish, case, held.name)
     return Evaluation(f"samples ({data_name(samples)})", held.name, found.estimates, found.warnings, found.details, found.tensors)
 
 

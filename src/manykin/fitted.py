@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from manykin.completion import complete_texts, partial_rows
 from manykin.contract import Completes, Decodes, Density, Encodes, GenerativeModel, Inspects, Sampler
 from manykin.data.dataset import Dataset, Rows
 from manykin.data.forms import Form
 from manykin.errors import CheckpointMismatch, InvalidInput, ManykinWarning, Unsupported
 from manykin.models import get, name_of
 from manykin.random import hash_seed
-from manykin.spaces import Image, Labels, Space, Table, Value, Vector, count, space_from_json, take
+from manykin.spaces import Labels, Space, Tokens, Value, count, space_from_json, take
 from manykin.training import RunFolder
 from manykin.training.layout import extent
 
@@ -109,18 +110,30 @@ class Fitted:
             x = cast(Decodes, self._able(Decodes, "decode")).decode(h, self._conditions(condition, len(h)))
         return self.form.decode(x, self.space)
 
-    def complete(self, x: Any, known: Any = None, condition: Any = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Any:
-        """Fill in what is not known by draws given what is.
+    def complete(
+        self, x: Any, known: Any = None, condition: Any = None, *, n: int | None = None, seed: int | None = None, sampler: Sampler | None = None
+    ) -> Any:  # fmt: skip
+        """Fill in what is not known by draws given what is; go on with texts.
 
         Args:
-            x: examples in the form of the training data; entries that are not known may hold anything, NaN included.
-            known: boolean, of the shape of x; None takes every entry of x that is not NaN as known.
+            x: examples in the form of the training data; entries that are not known may hold anything, NaN included. Of texts the beginnings: a
+                string or a list of strings, which come back with what follows.
+            known: boolean, of the shape of x; None takes every entry of x that is not NaN as known. Not for texts.
             condition: as in :meth:`sample`.
+            n: texts only: how many characters (or bytes) to write; None: 200, or of separate strings as many as fit.
             seed: for repeatable draws.
             sampler: one of the model's samplers.
+
+        Raises:
+            InvalidInput: for values that the training data could not hold, or ``n`` and ``known`` where they do not apply.
         """
+        if isinstance(self.space, Tokens) and known is None:
+            c = self.encode_condition(condition)
+            return complete_texts(self.model, x, n, c, self.form, self.name, seed=seed, sampler=sampler)
+        if n is not None:
+            raise InvalidInput(f"n = {n!r} is for texts, which go on for n symbols without a mask; leave it out.")
         model = cast(Completes, self._able(Completes, "complete"))
-        values, mask = self._partial(x, known)
+        values, mask = partial_rows(x, known, self.form, self.space, self.name)
         c = self._conditions(condition, count(values))
         with torch.no_grad():
             return self.form.decode(model.complete(values, mask, c, seed=seed, sampler=sampler), self.space)
@@ -198,18 +211,6 @@ class Fitted:
             return _labels(condition, space)
         values = torch.as_tensor(condition, dtype=torch.float32)
         return values[None] if values.dim() == len(space.shape) else values
-
-    def _partial(self, x: Any, known: Any) -> tuple[Tensor, Tensor]:
-        """Data with unknown entries as valid tensors, and the mask of what is known."""
-        if not isinstance(self.space, (Vector, Table, Image)):
-            raise Unsupported(f"{self.name} completes {self.space} through its model only: fitted.model.complete(x, known).")
-        values = cast(Tensor, self.form.tensor(x, self.space, lenient=True))
-        mask = ~torch.isnan(values) if values.is_floating_point() else torch.ones_like(values, dtype=torch.bool)
-        if known is not None:
-            mask = mask & _mask(known, self.form, self.space, len(values))
-        origin = torch.tensor([column.origin for column in self.space.columns], dtype=torch.float64).view(self.space.shape)
-        values = torch.where(mask, values, origin.to(values.dtype))
-        return cast(Tensor, self.space.validate(values)), mask
 
     def _conditions(self, condition: Any, n: int) -> Value | None:
         return self.model.check_condition(self.encode_condition(condition), n)
@@ -312,26 +313,6 @@ def _labels(condition: Any, space: Labels) -> Tensor:
             raise InvalidInput(f"condition {value!r} is not a label of this model; expected one of {shown}.")
         found.append(codes[key])
     return torch.tensor(found, dtype=torch.long)
-
-
-def _mask(known: Any, form: Form, space: Space, n: int) -> Tensor:
-    """The user's boolean mask in the layout of the space's tensors.
-
-    Raises:
-        InvalidInput: for a mask of another shape or dtype.
-    """
-    mask = torch.as_tensor(known.to_numpy() if hasattr(known, "to_numpy") else known)
-    if mask.dtype != torch.bool:
-        raise InvalidInput(f"known has dtype {str(mask.dtype).removeprefix('torch.')}; expected booleans: True where an entry is known.")
-    if isinstance(space, Image) and mask.dim() == 4 and form.option("channels") == "last":
-        mask = mask.permute(0, 3, 1, 2)
-    elif isinstance(space, Image) and mask.dim() == 3:
-        mask = mask[:, None].expand(-1, space.size[0], -1, -1)
-    elif isinstance(space, Vector) and mask.dim() == 1 and space.size == 1:
-        mask = mask[:, None]
-    if mask.shape != (n, *space.shape):
-        raise InvalidInput(f"known has shape {tuple(mask.shape)}; expected the shape of x, {(n, *space.shape)}.")
-    return mask
 
 
 def _chunks(n: int) -> list[slice]:

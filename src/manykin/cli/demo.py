@@ -15,10 +15,11 @@ DATA = "digits"
 @click.command("demo")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the comparison; runs/demo by default.")
 @click.option("--max-time", metavar="TIME", callback=duration, default="90s", show_default=True, help="Training time of all models together.")
+@click.option("--metrics", default="standard", show_default=True, help="quick, standard, full, or names of metrics with commas between them.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything.")
 @click.option("--force", is_flag=True, help="Replace the comparison in --out.")
 @common
-def command(output: Output, out: Path | None, max_time: float, seed: int, force: bool) -> None:
+def command(output: Output, out: Path | None, max_time: float, metrics: str, seed: int, force: bool) -> None:
     """Fit every model that takes pictures to 1,797 real handwritten digits, compare them, and write one report."""
     from manykin.comparison import compare
     from manykin.report import write_report
@@ -26,10 +27,10 @@ def command(output: Output, out: Path | None, max_time: float, seed: int, force:
     folder = out or free_folder("demo")
     models, iterative = choose_models()
     share = round(max_time / max(1, iterative), 3)
-    again = ["manykin", "compare", *models, "--data", DATA, "--max-time", f"{share:.3f}", "--seed", str(seed), "--out", str(folder), "--resume"]
-    output.settings.folder, output.settings.resume = folder, shlex.join(again)
+    asked = ["--max-time", f"{share:.3f}", "--metrics", metrics, "--seed", str(seed), "--out", str(folder)]
+    output.settings.folder, output.settings.resume = folder, shlex.join(["manykin", "compare", *models, "--data", DATA, *asked, "--resume"])
     output.note(f"fitting {len(models)} models to {DATA}, up to {seconds(share)} each: {', '.join(models)}")
-    result = compare(models, DATA, max_time=share, out=folder, seed=seed, force=force, progress=output.note)
+    result = compare(models, DATA, max_time=share, metrics=metrics, out=folder, seed=seed, force=force, progress=output.note)
     if not (output.settings.json or output.settings.quiet):
         show_comparison(output, result)
         output.line(f"runs: {folder}")

@@ -100,7 +100,7 @@ def _keep(output: Output, fitted: "Fitted", evaluation: "Evaluation", data: str 
 
 def show_evaluation(output: Output, evaluation: "Evaluation") -> None:
     """The estimates as a table, each beside its noise floor; notes and warnings."""
-    from manykin.metrics.judge import FLOOR
+    from manykin.metrics.estimate import FLOOR
 
     known = {(each.name, each.sampler): each for each in evaluation.metrics}
     floors = {each.name.removesuffix(FLOOR): each for each in evaluation.metrics if each.name.endswith(FLOOR)}

@@ -135,6 +135,8 @@ class Setup:
         """
         TrainOptions.from_json({key: value for key in ("max_time", "max_steps") if (value := getattr(self, key)) is not None})
         chosen(self.metrics)
+        if not isinstance(self.features, str):
+            raise InvalidInput(f"features is a {type(self.features).__name__}; expected own, none, a path or a hub id: other processes need a name.")
         for seed in self.seeds:
             if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
                 raise InvalidInput(f"seed {seed!r} cannot be used; expected an integer of at least 0.")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from manykin.comparison.rows import FILE, Comparison, Row
 from manykin.metrics import Estimate, as_good_as_real, figure
-from manykin.metrics.estimate import LOG_P_GIVEN_C, SAMPLES, number
-from manykin.metrics.judge import FLOOR
+from manykin.metrics.estimate import FLOOR, LOG_P_GIVEN_C, SAMPLES, number
 from manykin.metrics.ledger import flags, headline, likelihood_groups, verdict
 
 DISTANCE = "energy_distance"

@@ -5,7 +5,7 @@ a grid of times, asking the denoiser at each. Guidance and inpainting are denois
 velocity prediction.
 """
 
-from manykin.diffusion.denoiser import Denoiser, Guess, NetworkDenoiser, Prediction
+from manykin.diffusion.denoiser import Denoiser, Denoises, Guess, NetworkDenoiser, Prediction
 from manykin.diffusion.grids import Spacing, grid
 from manykin.diffusion.guidance import Guided, Known
 from manykin.diffusion.likelihood import flow_log_prob
@@ -14,6 +14,6 @@ from manykin.diffusion.schedule import SCHEDULES, Cosine, Linear, Rectified, Sch
 from manykin.diffusion.solvers import DDIM, Ancestral, DPMSolver, Euler, Heun, Solver, solve
 
 __all__ = [
-    "DDIM", "SCHEDULES", "Ancestral", "Cosine", "DPMSolver", "Denoiser", "Euler", "GaussianMixtureDenoiser", "Guess", "Guided", "Heun", "Known",
-    "Linear", "NetworkDenoiser", "Prediction", "Rectified", "Schedule", "Solver", "Spacing", "flow_log_prob", "grid", "solve",
+    "DDIM", "SCHEDULES", "Ancestral", "Cosine", "DPMSolver", "Denoiser", "Denoises", "Euler", "GaussianMixtureDenoiser", "Guess", "Guided", "Heun",
+    "Known", "Linear", "NetworkDenoiser", "Prediction", "Rectified", "Schedule", "Solver", "Spacing", "flow_log_prob", "grid", "solve",
 ]  # fmt: skip

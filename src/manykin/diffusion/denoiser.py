@@ -1,12 +1,13 @@
 """Denoisers: from a noisy point and its time to a guess at the data behind it."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from manykin.diffusion.schedule import Schedule
+from manykin.spaces import Value
 
 Prediction = Literal["epsilon", "x0", "v", "velocity"]
 
@@ -69,7 +70,7 @@ class NetworkDenoiser(nn.Module):
         """The mean squared error of the network's target at times t, shape (n,)."""
         alpha, sigma, a, b = self._parts(x0, t)
         output = self._ask(alpha * x0 + sigma * noise, t, context)
-        return (output.float() - (a * x0 + b * noise)).square().flatten(1).mean(dim=1)
+        return (output.to(x0.dtype) - (a * x0 + b * noise)).square().flatten(1).mean(dim=1)
 
     def given(self, context: Tensor | None) -> Denoiser:
         """The denoiser of points that all have this context."""
@@ -87,6 +88,17 @@ class NetworkDenoiser(nn.Module):
             "epsilon": lambda: (zero, one), "x0": lambda: (one, zero), "v": lambda: (-sigma, alpha), "velocity": lambda: self.schedule.slopes(t),
         }[self.prediction]()  # fmt: skip
         return _wide(alpha, x), _wide(sigma, x), _wide(a, x), _wide(b, x)
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """A model that draws by removing noise: it holds a network denoiser, and gives the denoiser of each condition."""
+
+    denoiser: NetworkDenoiser
+
+    def given(self, condition: Value | None, scale: float = 1.0) -> Denoiser:
+        """The denoiser, in model space, of n points under n conditions; guided by ``scale``, with 0 for no condition at all."""
+        ...
 
 
 class _Given:

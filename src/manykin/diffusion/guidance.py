@@ -7,7 +7,7 @@ from torch import Tensor
 
 from manykin.diffusion.denoiser import Denoiser, Guess
 from manykin.diffusion.grids import grid
-from manykin.diffusion.solvers import Ancestral, State
+from manykin.diffusion.solvers import Heun, State
 
 
 class Guided:
@@ -34,14 +34,17 @@ class Guided:
 class Known:
     """Inpainting: the denoiser of points of which some entries are known.
 
-    Known entries of each guess are the truth. :meth:`solve` walks with the ancestral transition, and repeats each step ``repeats`` times: noise is
-    put back and taken away again, so that what is unknown can adapt to what is known (Lugmayr et al., RePaint, 2022, algorithm 1).
+    Known entries of each guess are the truth. :meth:`solve` takes each step ``repeats`` times, putting the step's noise back in between and drawing
+    the noise of known entries anew, so that what is unknown can adapt to what is known (Lugmayr et al., RePaint, 2022, algorithm 1, with a step
+    of the probability-flow ODE in the place of the ancestral one: Xu et al., Restart sampling, 2023, equation 3). An approximation that gets better
+    with ``repeats``: for two normal entries of correlation 0.95 and 10 repeats of 25 steps, the mean of one given the other is 2 % too small and
+    its standard deviation 6 % too large.
 
     Args:
         denoiser: of whole points.
         x0: the truth (n, ...); what it holds at unknown entries does not matter.
         mask: which entries are known, of x0's shape.
-        repeats: how often each step is taken.
+        repeats: how often each step is taken, two evaluations each time.
     """
 
     def __init__(self, denoiser: Denoiser, x0: Tensor, mask: Tensor, repeats: int = 10) -> None:
@@ -56,16 +59,16 @@ class Known:
 
     def solve(self, steps: int, noise: Tensor) -> Tensor:
         """Walk from noise to completed points in so many steps."""
-        solver = Ancestral(num_inference_steps=steps)
-        times = grid(self.schedule, steps)
-        x = self._renew(noise, times[0])
+        solver = Heun(num_inference_steps=steps)
+        times = grid(self.schedule, steps, solver.spacing)
+        x = self._renew(solver.init(noise, self.schedule).x, times[0])
         for t, s in pairwise(times[:-1]):
+            ratio = float(self.schedule.alpha(t) / self.schedule.alpha(s))
+            variance = max(float(self.schedule.sigma(t)) ** 2 - (ratio * float(self.schedule.sigma(s))) ** 2, 0.0)
             for again in range(self.repeats):
+                if again:
+                    x = self._renew(ratio * x + variance**0.5 * torch.randn_like(x), t)
                 x = self._renew(solver.step(State(x), t, s, self).x, s)
-                if again + 1 < self.repeats:
-                    ratio = float(self.schedule.alpha(t) / self.schedule.alpha(s))
-                    variance = max(float(self.schedule.sigma(t)) ** 2 - (ratio * float(self.schedule.sigma(s))) ** 2, 0.0)
-                    x = ratio * x + variance**0.5 * torch.randn_like(x)
         return solver.finish(State(x), times[-2], self)
 
     def _renew(self, x: Tensor, t: Tensor) -> Tensor:

@@ -105,6 +105,7 @@ class Heun(Solver):
     """
 
     num_inference_steps: int = option(25, "steps from noise to data", ge=1)
+    spacing: Literal["uniform", "log-snr", "quadratic"] = option("quadratic", "where the steps are placed")
     order: ClassVar[int] = 2
 
     def step(self, state: State, t: Tensor, s: Tensor, denoiser: Denoiser) -> State:
@@ -123,7 +124,6 @@ class DPMSolver(Solver):
     """
 
     num_inference_steps: int = option(20, "steps from noise to data", ge=1)
-    spacing: Literal["uniform", "log-snr", "quadratic"] = option("log-snr", "where the steps are placed")
     order: ClassVar[int] = 2
 
     def step(self, state: State, t: Tensor, s: Tensor, denoiser: Denoiser) -> State:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from manykin.metrics.estimate import SAMPLES, Estimate, number
-from manykin.metrics.judge import FLOOR, figure
+from manykin.metrics.estimate import FLOOR, SAMPLES, Estimate, number
+from manykin.metrics.judge import figure
 
 MARGIN = 2.0
 """Combined standard errors below which two numbers are not told apart."""

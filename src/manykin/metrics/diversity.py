@@ -11,10 +11,9 @@ from torch import Tensor
 from manykin.metrics.case import Case
 from manykin.metrics.cells import centres, members
 from manykin.metrics.copying import QUANTILE, binomial
-from manykin.metrics.estimate import SAMPLES, Estimate
+from manykin.metrics.estimate import FLOOR, SAMPLES, Estimate
 from manykin.metrics.figures import Figure, Finding, Metric
 from manykin.metrics.identical import digests
-from manykin.metrics.judge import FLOOR
 from manykin.metrics.neighbours import nearest
 from manykin.random import generator
 from manykin.spaces import Tokens, take

@@ -11,6 +11,9 @@ LOG_P = "log p(x)"
 LOG_P_GIVEN_C = "log p(x | c)"
 SAMPLES = "samples"
 
+FLOOR = "_floor"
+"""What the name of a noise floor ends with: the same metric with training rows in the place of samples."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -112,8 +115,11 @@ class Evaluation:
         raise KeyError(f"{name!r}; this evaluation has {', '.join(metric.name for metric in self.metrics)}")
 
     def __str__(self) -> str:
-        width = max((len(metric.name) for metric in self.metrics), default=0)
-        lines = [f"  {metric.name:<{width}}  {metric}{_foreign(metric)}" for metric in self.metrics]
+        floors = {metric.name.removesuffix(FLOOR): metric for metric in self.metrics if metric.name.endswith(FLOOR)}
+        names = {metric.name for metric in self.metrics}
+        shown = [metric for metric in self.metrics if not (metric.name.endswith(FLOOR) and metric.name.removesuffix(FLOOR) in names)]
+        width = max((len(metric.name) for metric in shown), default=0)
+        lines = [f"  {metric.name:<{width}}  {metric}{_foreign(metric)}{_beside(floors.get(metric.name))}" for metric in shown]
         return "\n".join([f"{self.model} on {self.data}", *lines, *(f"  warning: {each}" for each in self.warnings)])
 
 
@@ -136,6 +142,10 @@ def _decimals(value: float, significant: int) -> int:
     if value == 0:
         return significant - 1
     return min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 6)
+
+
+def _beside(floor: Estimate | None) -> str:
+    return "" if floor is None else f"; floor {number(floor.value, floor.stderr)}"
 
 
 def _foreign(metric: Estimate) -> str:

@@ -9,7 +9,7 @@ from manykin.errors import InvalidInput
 from manykin.metrics.case import Case
 from manykin.metrics.estimate import SAMPLES, Estimate
 from manykin.metrics.figures import Figure, Metric
-from manykin.metrics.gaussians import Distance, fitted, gaussian_distance
+from manykin.metrics.gaussians import Distance, gaussian_distance
 from manykin.metrics.pairs import checked_rows, cut_note, pair_sums, same_width, unbiased
 from manykin.random import generator
 
@@ -83,7 +83,7 @@ def _plain(whole: Distance, note: str) -> Estimate:
 
 def _extrapolated(a: Tensor, b: Tensor, whole: Distance, seed: int, cut: str) -> Estimate:
     draws = generator(seed, "frechet")
-    least, rank = min(len(a), len(b)), max(len(fitted(a).factor), len(fitted(b).factor))
+    least, rank = min(len(a), len(b)), whole.rank
     counts = [1, 2, *(parts for parts in range(3, MOST_PARTS + 1) if least // parts >= max(2 * rank, 2))]
     weights = torch.linalg.pinv(torch.tensor([[1.0, parts] for parts in counts], dtype=torch.float64))[0]
     share = float(weights[0])

@@ -1,7 +1,7 @@
 """Gaussians fitted to features, from rows or from moments that were gathered in batches, and the Fréchet distance between them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 from manykin.errors import InvalidInput
 from manykin.metrics.moments import Moments
 from manykin.metrics.pairs import checked_rows, same_width
+
+BLOCK = 1024
+"""Rows that are looked at together."""
 
 
 @torch.no_grad()
@@ -50,27 +53,35 @@ def feature_moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Moments of n rows: their mean (d,), deviations (n, d), a factor (r, d) with covariance factor.T @ factor, and ``left``.
+    """Rows (n, d), their mean (d,), a factor (r, d) with covariance factor.T @ factor, and ``left``.
 
-    ``left``, (d, r), takes deviations to rows of orthonormal columns with deviations = (deviations @ left) @ factor * sqrt(n - 1); None: the
-    factor is the deviations themselves, and those rows are the unit vectors.
+    ``left``, (d, r), takes deviations from the mean to rows of orthonormal columns with deviations = (deviations @ left) @ factor * sqrt(n - 1);
+    None: the factor is the deviations themselves over sqrt(n - 1), and those rows are the unit vectors.
     """
 
+    rows: Tensor
     mean: Tensor
-    deviations: Tensor
     factor: Tensor
     left: Tensor | None
+
+    def deviations(self) -> Iterator[tuple[slice, Tensor]]:
+        """The rows less their mean, a block at a time."""
+        for start in range(0, len(self.rows), BLOCK):
+            part = slice(start, start + BLOCK)
+            yield part, self.rows[part] - self.mean
 
 
 def fitted(rows: Tensor) -> Gaussian:
     """The Gaussian of at least two rows, shape (n, d), float64."""
     n, d = rows.shape
     mean = rows.mean(dim=0)
-    deviations = rows - mean
     if n <= d:
-        return Gaussian(mean, deviations, deviations / math.sqrt(n - 1), None)
-    values, vectors = _spectrum(deviations.T @ deviations / (n - 1))
-    return Gaussian(mean, deviations, (vectors * values.sqrt()).T, vectors / (values * (n - 1)).sqrt())
+        return Gaussian(rows, mean, (rows - mean) / math.sqrt(n - 1), None)
+    squares = torch.zeros(d, d, dtype=torch.float64)
+    for _, part in Gaussian(rows, mean, squares, None).deviations():
+        squares.addmm_(part.T, part)
+    values, vectors = _spectrum(squares / (n - 1))
+    return Gaussian(rows, mean, (vectors * values.sqrt()).T, vectors / (values * (n - 1)).sqrt())
 
 
 def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,11 +93,15 @@ def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Distance:
-    """A Fréchet distance between the Gaussians of two samples, and its derivatives in the weight of each row, (n,) and (m,), less their mean."""
+    """A Fréchet distance between the Gaussians of two samples, and its derivatives in the weight of each row, (n,) and (m,), less their mean.
+
+    ``rank``: the larger of both ranks; the number of rows where they are no more than the dimensions.
+    """
 
     value: float
     first: Tensor
     second: Tensor
+    rank: int
 
 
 def gaussian_distance(a: Tensor, b: Tensor) -> Distance:
@@ -96,14 +111,18 @@ def gaussian_distance(a: Tensor, b: Tensor) -> Distance:
     left, roots, right = torch.linalg.svd(first.factor @ second.factor.T, full_matrices=False)
     traces = float(first.factor.square().sum()) + float(second.factor.square().sum())
     value = max(float(shift @ shift) + traces - 2 * float(roots.sum()), 0.0)
-    return Distance(value, _slopes(first, shift, left * roots.sqrt()), _slopes(second, -shift, right.T * roots.sqrt()))
+    root = roots.sqrt()
+    rank = max(len(first.factor), len(second.factor))
+    return Distance(value, _slopes(first, shift, left * root), _slopes(second, -shift, right.T * root), rank)
 
 
 def _slopes(side: Gaussian, shift: Tensor, root: Tensor) -> Tensor:
     """Derivatives in the weight of each row of one sample."""
-    n = len(side.deviations)
-    mapped = root if side.left is None else side.deviations @ (side.left @ root)
-    slopes = 2 * side.deviations @ shift + side.deviations.square().sum(dim=1) * (n / (n - 1)) - n * mapped.square().sum(dim=1)
+    n = len(side.rows)
+    slopes, onto = torch.empty(n, dtype=torch.float64), None if side.left is None else side.left @ root
+    for part, deviations in side.deviations():
+        mapped = root[part] if onto is None else deviations @ onto
+        slopes[part] = 2 * deviations @ shift + deviations.square_().sum(dim=1) * (n / (n - 1)) - n * mapped.square().sum(dim=1)
     return slopes - slopes.mean()
 
 

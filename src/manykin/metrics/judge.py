@@ -1,20 +1,18 @@
 """Running the table of metrics over a case: values, the noise floor beside each, and what stands in the way of the others."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from manykin.errors import InvalidInput, suggest
 from manykin.metrics.case import Case
-from manykin.metrics.estimate import SAMPLES, Estimate
+from manykin.metrics.estimate import FLOOR, SAMPLES, Estimate
 from manykin.metrics.figures import LEVELS, Figure, Finding, Metric
 from manykin.metrics.table import LIKELIHOOD, TABLE, metric
 from manykin.spaces import Value, take
 
-FLOOR = "_floor"
-"""What the name of a noise floor ends with: the same metric with training rows in the place of samples."""
 INCEPTION = {"frechet_distance": "fid", "frechet_distance_inf": "fid_inf", "kernel_distance": "kid"}
 """What distances of features are called over Inception's, and over no other network's."""
 
@@ -38,11 +36,11 @@ def chosen(wanted: str | Sequence[str]) -> list[str]:
     return [name for name in (LIKELIHOOD, *TABLE) if name in found]
 
 
-def judge(case: Case, names: Sequence[str]) -> Finding:
+def judge(case: Case, names: Sequence[str], asked: Collection[str] = ()) -> Finding:
     """Every named metric that applies, each pair metric with its noise floor.
 
-    A metric that cannot be computed (too few rows, a constant feature) becomes a warning that says why; nothing else is lost. Samples that are not
-    finite are counted, and left out of all other metrics.
+    Of the others, those ``asked`` for by name, not by level, say why they do not apply. A metric that cannot be computed (too few rows, a constant
+    feature) becomes a warning that says why; nothing else is lost. Samples that are not finite are counted, and left out of all other metrics.
     """
     case, found = _finite(case)
     for name in names:
@@ -51,6 +49,7 @@ def judge(case: Case, names: Sequence[str]) -> Finding:
         wanted = metric(name)
         reason = wanted.needs(case)
         if reason:
+            found = joined(found, Finding(warnings=(f"{name} does not apply: {reason}",) if name in asked else ()))
             continue
         short = min(case.n, len(case.test))
         if short < wanted.minimum:
@@ -63,6 +62,12 @@ def judge(case: Case, names: Sequence[str]) -> Finding:
         except InvalidInput as refusal:
             found = joined(found, Finding(warnings=(f"{name} could not be computed: {refusal}",)))
     return found
+
+
+def by_name(wanted: str | Sequence[str]) -> set[str]:
+    """The metrics that were asked for by their own name."""
+    names = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    return set(names) & set(TABLE)
 
 
 def joined(first: Finding, second: Finding) -> Finding:

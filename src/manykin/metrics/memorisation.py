@@ -10,10 +10,9 @@ from torch import Tensor
 from manykin.errors import InvalidInput
 from manykin.metrics.case import Case
 from manykin.metrics.copying import CT, Reach, Share, authenticity, binomial, ct_test, holdout_share, near_duplicates
-from manykin.metrics.estimate import SAMPLES, Estimate
+from manykin.metrics.estimate import FLOOR, SAMPLES, Estimate
 from manykin.metrics.figures import Figure, Finding, Metric
 from manykin.metrics.identical import digests, distinct, occur
-from manykin.metrics.judge import FLOOR
 from manykin.metrics.neighbours import nearest
 from manykin.spaces import Tokens
 

@@ -47,7 +47,7 @@ def checked_rows(x: Any, name: str, minimum: int, seed: int = 0, most: int = MOS
         raise InvalidInput(f"{name} has rows without entries; expected at least one number a row.")
     if len(rows) > most:
         rows = rows[torch.randperm(len(rows), generator=generator(seed, "rows", name))[:most]]
-    finite = torch.isfinite(rows).all(dim=1)
+    finite = torch.cat([torch.isfinite(part).all(dim=1) for part in rows.tensor_split(len(rows) // 4096 + 1)])
     if not bool(finite.all()):
         bad = int((~finite).nonzero()[0])
         raise InvalidInput(f"{name} holds a value that is not finite in row {bad}; expected finite numbers: encode missing values first.")

@@ -20,8 +20,11 @@ TABLE: dict[str, str] = {
     "independent": "manykin.models.classical.independent:Independent",
     "mixture": "manykin.models.classical.mixture:Mixture",
     "ppca": "manykin.models.classical.ppca:PPCA",
+    "gpt": "manykin.models.autoregressive.gpt:GPT",
     "realnvp": "manykin.models.flows.realnvp:RealNVP",
     "vae": "manykin.models.latent.vae:VAE",
+    "ddpm": "manykin.models.diffusion.ddpm:DDPM",
+    "flow-matching": "manykin.models.diffusion.flow_matching:FlowMatching",
     "gan": "manykin.models.adversarial.gan:GAN",
 }
 

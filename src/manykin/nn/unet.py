@@ -104,7 +104,6 @@ class UNet(nn.Module):
         self.leave = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(_bias(self.leave))
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]

@@ -197,7 +197,8 @@ def _gif(frames: Sequence[Pictures.Image]) -> bytes:
     probe = Pictures.new("RGB", (width, height * min(len(plain), 4)), GROUND)
     for place, index in enumerate(range(0, len(plain), -(-len(plain) // 4))):
         probe.paste(plain[-1 - index], (0, place * height))
-    probe.paste(LABEL, (0, 0, width, max(height // 20, 1)))
+    for place, colour in enumerate((LABEL, _colour(MODEL), _colour(REAL))):
+        probe.paste(colour, (0, place * (height // 20), width, (place + 1) * (height // 20)))
     palette = probe.quantize(colors=96)
     small = [each.quantize(palette=palette, dither=Pictures.Dither.NONE) for each in plain]
     buffer = io.BytesIO()

@@ -8,8 +8,7 @@ from typing import Literal
 from markupsafe import Markup
 
 from manykin.metrics import Estimate, as_good_as_real, ledger
-from manykin.metrics.estimate import LOG_P, SAMPLES
-from manykin.metrics.judge import FLOOR
+from manykin.metrics.estimate import FLOOR, LOG_P, SAMPLES
 from manykin.report.canvas import style, svg
 from manykin.report.columns import Mark, standings
 from manykin.report.compared import Result

@@ -12,8 +12,7 @@ from markupsafe import Markup
 from manykin import __version__
 from manykin.errors import InvalidInput, ManykinError
 from manykin.metrics import Estimate, as_good_as_real
-from manykin.metrics.estimate import SAMPLES
-from manykin.metrics.judge import FLOOR
+from manykin.metrics.estimate import FLOOR, SAMPLES
 from manykin.report import headline, matrix, panels, units, words
 from manykin.report.animation import GIF, write_animation
 from manykin.report.compared import Compared, Result, read_comparison, result_of_run
@@ -78,7 +77,7 @@ def _run(run: Run, folder: Path) -> dict[str, Any]:
         "subtitle": words.run_lead(result, name, run.space, held),
         "tiles": _tiles(result),
         "numbers": _numbers(result.metrics),
-        "warnings": [("", text) for text in result.warnings],
+        "warnings": [("", [text]) for text in result.warnings],
         "sections": [
             Section("Samples beside real data", tuple(panels.sample_panels(run.space, run.real, {model: run}))),
             *_sections(run, folder / GIF),
@@ -122,11 +121,18 @@ def _comparison(compared: Compared) -> dict[str, Any]:
             Section("Nearest training examples", tuple(near), note=NEIGHBOURS),
             *_detail_sections(details),
         ],
-        "models": [{"name": name, "sections": _sections(run), "facts": panels.facts(run), "trouble": run.trouble} for name, run in ordered.items()],
+        "models": [_model(compared, name, run) for name, run in ordered.items()],
         "facts": panels.asked_facts(compared.asked),
         "meanings": words.meanings(compared.results),
         "terms": words.terms(compared.results),
     }
+
+
+def _model(compared: Compared, name: str, run: Run) -> dict[str, Any]:
+    """The part of the page that belongs to one of several models."""
+    paired = panels.pair_panels(compared.space, compared.real, name, run) if len(compared.runs) > 1 else []
+    sections = [Section("Columns in pairs", tuple(paired)), *_sections(run)]
+    return {"name": name, "sections": sections, "facts": panels.facts(run), "trouble": run.trouble}
 
 
 def _sections(run: Run, gif: Path | None = None) -> list[Section]:

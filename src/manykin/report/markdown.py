@@ -5,8 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from manykin.metrics import Estimate
-from manykin.metrics.estimate import SAMPLES
-from manykin.metrics.judge import FLOOR
+from manykin.metrics.estimate import FLOOR, SAMPLES
 from manykin.report import headline, units, words
 from manykin.report.compared import Compared, Result, result_of_run
 from manykin.report.headline import Board, Cell, Line
@@ -21,7 +20,7 @@ def comparison_markdown(compared: Compared) -> str:
     parts.append("\n".join(f"- {escape(text)}" for text in words.sentences(compared, board)))
     parts.append("\n".join(_table(compared, board)))
     if told := words.warnings_of(compared.results):
-        parts.append("Warnings:\n\n" + "\n".join(f"- {escape(f'{models}: {text}')}" for models, text in told))
+        parts.append("Warnings:\n\n" + "\n".join(f"- {escape(f'{models}: {text}')}" for models, texts in told for text in texts))
     parts.append("\n".join(_footnotes(compared.results, board)))
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -1,18 +1,20 @@
 """The tables below the headline: every metric of every model, and what lies behind the numbers a column, a pair, a class at a time."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from manykin.metrics import Estimate, as_good_as_real, figure, ledger
-from manykin.metrics.estimate import LOG_P_GIVEN_C, SAMPLES, number
-from manykin.metrics.judge import FLOOR
+from manykin.metrics.estimate import FLOOR, LOG_P_GIVEN_C, SAMPLES, number
 from manykin.report.compared import Result
 from manykin.report.headline import floor_of
 from manykin.report.reading import plain_float
 from manykin.report.units import arrow_of, number_text, sort_key, title_of
 
+NOTHING = "nothing"
+"""What a prediction that looks at no row is trained on."""
 MOST_ROWS = 30
 """Columns, pairs or classes that a table shows; of more, those that are furthest from real data."""
 PALE = 0.1
@@ -42,12 +44,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table with a heading, a caption, and the names of its columns. ``heads`` starts with the name of the first column."""
+    """A table with a heading, a caption, the names of its columns (that of the first one first), and remarks, each a line."""
 
     title: str
     caption: str
     heads: tuple[str, ...]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
 
 def every_metric(results: Sequence[Result]) -> Grid | None:
@@ -69,15 +72,13 @@ def every_metric(results: Sequence[Result]) -> Grid | None:
 
 def column_table(details: Mapping[str, Mapping[str, Any]]) -> Grid | None:
     """How far each column of the samples is from that column of real data, a row a column; None without such details."""
-    caption = (
-        "Distance between the values of one column in samples and in held-out data; darker is worse. Floor: real training rows instead of samples."
-    )
+    caption = "Distance between the values of one column in samples and in held-out data; stronger colour is worse. Floor: real training rows."
     return _distances(details, "columns", lambda item: str(item.get("name")), "Column by column", "column", caption)
 
 
 def pair_table(details: Mapping[str, Mapping[str, Any]]) -> Grid | None:
     """The same for pairs of columns: what depends on what."""
-    caption = "Distance between how two columns go together in samples and in held-out data; darker is worse."
+    caption = "Distance between how two columns go together in samples and in held-out data; stronger colour is worse."
     return _distances(details, "pairs", lambda item: f"{item.get('a')} × {item.get('b')}", "Pairs of columns", "pair", caption)
 
 
@@ -101,7 +102,7 @@ def class_table(details: Mapping[str, Mapping[str, Any]]) -> Grid | None:
                 Entry(f"{share:.1%}", heat=abs(share - real[i]) / scale, key=repr(share), hint="this class is (nearly) missing" if missing else "")
             )
         rows.append(Row(names[i], "", tuple(cells)))
-    caption = f"Share of each class; darker is further from real data.{_left_out(len(names))}"
+    caption = f"Share of each class; stronger colour is further from real data.{_left_out(len(names))}"
     return Grid("Classes", caption, ("class", "real data", *drawn), tuple(rows))
 
 
@@ -111,38 +112,67 @@ def usefulness_table(details: Mapping[str, Mapping[str, Any]]) -> Grid | None:
     lines = [(model, row) for model, each in found.items() for row in each.get("rows") or () if isinstance(row, Mapping)]
     if not lines:
         return None
-    classifiers = list(dict.fromkeys(str(row.get("classifier")) for _, row in lines))
-    scores: dict[tuple[str, str], dict[str, tuple[float | None, float | None]]] = {}
-    for model, row in lines:
-        key = (model, str(row.get("trained_on")))
-        scores.setdefault(key, {})[str(row.get("classifier"))] = (plain_float(row.get("score")), plain_float(row.get("stderr")))
-    rows: dict[str, Row] = {}
-    for (model, trained_on), found_scores in scores.items():
-        same = [others for (_, name), others in scores.items() if name == trained_on]
-        shared = len(found) == 1 or (len(same) > 1 and all(each == same[0] for each in same))
-        label = (
-            trained_on if shared else f"samples of {model}" if trained_on.startswith("sample") or "synth" in trained_on else f"{model}: {trained_on}"
-        )
-        rows.setdefault(label, Row(label, "", tuple(_score(found_scores.get(name)) for name in classifiers)))
+    idle = [str(row.get("classifier")) for _, row in lines if row.get("trained_on") == NOTHING]
+    classifiers = [name for name in dict.fromkeys(str(row.get("classifier")) for _, row in lines) if name not in idle]
+    scores = {(model, str(row.get("trained_on")), str(row.get("classifier"))): _score(row) for model, row in lines}
+    rows: dict[tuple[int, str], dict[str, Entry]] = {}
+    for (model, source, classifier), score in scores.items():
+        same = all(scores.get((other, source, classifier)) == score for other in found)
+        if source == NOTHING:
+            rows[3, f"nothing: {classifier}"] = dict.fromkeys(classifiers, score)
+        elif source.startswith(("sample", "synth")):
+            rows.setdefault((1, f"samples of {model}"), {})[classifier] = score
+        else:
+            key = (0 if source.startswith("real") else 2, source if same else f"{source}, {model}")
+            rows.setdefault(key, {})[classifier] = score
     first = next(iter(found.values()))
-    what = " ".join(str(first[key]) for key in ("task", "target") if first.get(key))
-    caption = f"Scores on real held-out rows of plain models trained on real rows or on samples alone ({what or 'prediction'}); higher is better."
-    return Grid("Is it useful? Trained on", caption, ("trained on", *classifiers), tuple(rows.values()))
+    what = str(first.get("score") or "score") + (f" in predicting {first['target']}" if first.get("target") else "")
+    caption = (
+        f"{what[:1].upper()}{what[1:]}, on real held-out rows, of plain models trained on real rows, or on samples alone; higher is better. Samples "
+        "that are as useful as real rows reach the first row; the last rows are floors."
+    )
+    cells = [Row(label, "", tuple(each.get(name, Entry()) for name in classifiers)) for (_, label), each in sorted(rows.items(), key=_place)]
+    return Grid("Is it useful? Trained on samples, tested on real data", caption, ("trained on", *classifiers), tuple(cells))
 
 
 def augmentation_table(details: Mapping[str, Mapping[str, Any]]) -> Grid | None:
-    """Whether samples beside real rows help a classifier, at several sizes of real data; None without such details."""
+    """What samples beside so many real rows change for a classifier, and the answer in words; None without such details."""
     found = {model: each["augmentation"] for model, each in details.items() if isinstance(each.get("augmentation"), Mapping)}
-    rows = []
+    cells: dict[tuple[str, str], dict[float, Entry]] = {}
     for model, each in found.items():
         for item in each.get("rows") or ():
-            if isinstance(item, Mapping):
-                n, error = plain_float(item.get("n_real")), plain_float(item.get("stderr"))
-                cells = [Entry(number(value, error)) if (value := plain_float(item.get(key))) is not None else Entry() for key in ("real", "both")]
-                size = "" if n is None else f"{n:,.0f} real rows"
-                rows.append(Row(model, ", ".join(part for part in (size, str(item.get("classifier") or "")) if part), tuple(cells)))
-    caption = " ".join(f"{model}: {text}" for model, each in found.items() if (text := str(each.get("verdict") or "")))
-    return Grid("Do samples help beside real data?", caption, ("model", "real rows only", "with samples"), tuple(rows)) if rows or caption else None
+            size = plain_float(item.get("n_real")) if isinstance(item, Mapping) else None
+            if size is not None:
+                cells.setdefault((model, str(item.get("classifier") or "")), {})[size] = _change(item)
+    sizes = sorted({size for each in cells.values() for size in each})
+    rows = [Row(f"samples of {model}", kind, tuple(each.get(size, Entry()) for size in sizes)) for (model, kind), each in cells.items()]
+    verdicts = {model: text for model, each in found.items() if (text := str(each.get("verdict") or ""))}
+    alone = len(verdicts) == 1
+    notes = tuple(text if alone else f"{model}: {re.split(r'(?<=[.]) (?=[A-Z])', text)[0]}" for model, text in verdicts.items())
+    score = next((str(each.get("score")) for each in found.values() if each.get("score")), "score")
+    caption = (
+        f"How much the {score} on held-out rows changes when samples are added to so many real rows, with one standard error; in bold where it rises "
+        "by more than two, in colour where it falls by more than two. Hover over a cell for the scores themselves."
+    )
+    heads = ("added", *(f"to {size:,.0f} real rows" for size in sizes))
+    return Grid("Do samples help beside real data?", caption, heads, tuple(rows), notes) if rows or notes else None
+
+
+def _change(item: Mapping[str, Any]) -> Entry:
+    real, both, error = (plain_float(item.get(key)) for key in ("real", "both", "stderr"))
+    difference = plain_float(item.get("difference"))
+    if difference is None and real is not None and both is not None:
+        difference = both - real
+    if difference is None:
+        return Entry()
+    sure = error is not None and abs(difference) > 2 * error
+    hint = "" if real is None or both is None else f"{real:.3f} without, {both:.3f} with samples"
+    text, marks = f"{difference:+.3f}", ("best",) if sure and difference > 0 else ()
+    return Entry(text, "" if error is None else f"± {error:.3f}", marks, 0.6 if sure and difference < 0 else 0.0, hint, repr(difference))
+
+
+def _place(item: tuple[tuple[int, str], Any]) -> int:
+    return item[0][0]
 
 
 def _metric_row(results: Sequence[Result], quantity: str, name: str) -> Row:
@@ -225,11 +255,12 @@ def _is_classes(found: Any) -> bool:
         len(found["names"]) <= len(found["real"])  # fmt: skip
 
 
-def _score(pair: tuple[float | None, float | None] | None) -> Entry:
-    if pair is None or pair[0] is None:
+def _score(row: Mapping[str, Any]) -> Entry:
+    value, stderr = plain_float(row.get("score")), plain_float(row.get("stderr"))
+    if value is None:
         return Entry()
-    value, _, error = number(pair[0], pair[1]).partition(" ± ")
-    return Entry(value, f"± {error}" if error else "", key=repr(pair[0]))
+    text, _, error = number(value, stderr).partition(" ± ") if stderr is not None else (f"{value:.3f}", "", "")
+    return Entry(text, f"± {error}" if error else "", key=repr(value))
 
 
 def _distance(value: float | None, heat: float) -> Entry:

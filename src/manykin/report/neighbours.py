@@ -97,4 +97,4 @@ def _texts(space: Space, samples: Tensor, train: Tensor, distance: Tensor) -> Ma
 
 
 def _far(value: float) -> str:
-    return "" if value != value else "identical" if value == 0 else f"{value:.3g}"
+    return "" if value != value else "same" if value == 0 else f"{value:.3g}"

@@ -67,6 +67,14 @@ def sample_panels(space: Space | None, real: Value | None, fakes: Mapping[str, R
     return _of_space(space, real, drawn, models)
 
 
+def pair_panels(space: Space | None, real: Value | None, name: str, run: Run) -> list[Panel]:
+    """Columns of a table in pairs: among many models each has them in its own part of the page."""
+    if not isinstance(space, (Vector, Table)) or space.shape == (2,) or not isinstance(real, Tensor) or not isinstance(run.samples, Tensor):
+        return []
+    columns = columns_of(space)
+    return _pairs(columns, worth_drawing(columns, _flat(real)), _flat(real), _flat(run.samples), name)
+
+
 def curve_panels(run: Run) -> list[Panel]:
     """The learning curves of a run, and what happened in it."""
     panels = []
@@ -194,8 +202,9 @@ def _of_space(space: Space, real: Tensor, fakes: Mapping[str, Tensor], models: M
     real, fakes = _flat(real), {name: _flat(fake) for name, fake in fakes.items()}
     chosen = worth_drawing(columns, real)
     if not fakes:
-        return _tables(columns, chosen, real, None, "")
-    return [panel for name, fake in fakes.items() for panel in _tables(columns, chosen, real, fake, name)]
+        return [_marginals(columns, chosen, real, None, ""), *_pairs(columns, chosen, real, None, "")]
+    panels = [_marginals(columns, chosen, real, fake, name) for name, fake in fakes.items()]
+    return panels + [panel for name, fake in fakes.items() if len(fakes) == 1 for panel in _pairs(columns, chosen, real, fake, name)]
 
 
 def _sheets(space: Image, real: Tensor, fakes: Mapping[str, Tensor]) -> list[Panel]:
@@ -265,19 +274,22 @@ def _grid_density(model: GenerativeModel | None) -> tuple[Callable[[Tensor], Ten
     return lambda x: model.log_prob(x), RESOLUTION, "" if density.strength == "exact" else f" ({density.strength})"
 
 
-def _tables(columns: tuple[Column, ...], chosen: list[int], real: Tensor, fake: Tensor | None, name: str) -> list[Panel]:
-    kept = [columns[index] for index in chosen]
+def _marginals(columns: tuple[Column, ...], chosen: list[int], real: Tensor, fake: Tensor | None, name: str) -> Panel:
     own = f"{name}: " if name else ""
     shown = f" {len(chosen)} of {len(columns)} columns." if len(chosen) < len(columns) else ""
     with style():
-        figure = marginals(kept, real[:, chosen], None if fake is None else fake[:, chosen])
+        figure = marginals([columns[index] for index in chosen], real[:, chosen], None if fake is None else fake[:, chosen])
         caption = f"{own}each column by itself. Filled: real data. Outlined: samples.{shown}"
-        panels = [Panel(caption, svg(figure, f"{own}marginal histograms"), wide=True)]
-        plane = numeric(columns, chosen)
-        if len(plane) > 1:
-            figure = pairs([columns[index] for index in plane], real[:, plane], None if fake is None else fake[:, plane])
-            panels.append(Panel(f"{own}columns in pairs. Blue: real data. Orange: samples.", svg(figure, f"{own}pairs of columns"), wide=True))
-    return panels
+        return Panel(caption, svg(figure, f"{own}marginal histograms"), wide=True)
+
+
+def _pairs(columns: tuple[Column, ...], chosen: list[int], real: Tensor, fake: Tensor | None, name: str) -> list[Panel]:
+    own, plane = f"{name}: " if name else "", numeric(columns, chosen)
+    if len(plane) < 2:
+        return []
+    with style():
+        figure = pairs([columns[index] for index in plane], real[:, plane], None if fake is None else fake[:, plane])
+        return [Panel(f"{own}columns in pairs. Blue: real data. Orange: samples.", svg(figure, f"{own}pairs of columns"), wide=True)]
 
 
 def _mean_pictures(space: Image, means: Tensor, weights: Tensor | None) -> Panel:

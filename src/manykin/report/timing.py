@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from manykin.metrics import Estimate
-from manykin.metrics.judge import FLOOR
+from manykin.metrics.estimate import FLOOR
 from manykin.report.canvas import ACCENTS, INK, new_figure, style, svg
 from manykin.report.compared import Compared, Moment, Result
 from manykin.report.headline import floor_of

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from manykin.metrics import Estimate, figure
-from manykin.metrics.estimate import number
-from manykin.metrics.judge import FLOOR
+from manykin.metrics.estimate import FLOOR, number
 
 ARROWS = {"lower": "↓", "higher": "↑", "target": "◎"}
 BETTER = {"lower": "lower is better", "higher": "higher is better", "target": "best near its ideal"}

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manykin.metrics import Estimate, as_good_as_real, figure, ledger
-from manykin.metrics.estimate import SAMPLES
-from manykin.metrics.judge import FLOOR
+from manykin.metrics.estimate import FLOOR, SAMPLES
 from manykin.report.compared import Compared, Result
-from manykin.report.headline import MOST_MAIN, Board, Line, floor_of
+from manykin.report.headline import Board, floor_of
 from manykin.report.units import BETTER, capital, count_text, listed, seconds_text, title_of, value_text
 from manykin.spaces import Image, Record, Space, Table, Tokens, columns_of
 
@@ -55,13 +54,16 @@ def sentences(compared: Compared, board: Board) -> list[str]:
     return [text for text in found if text]
 
 
-def warnings_of(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """``(models, warning)``: each warning once, with the models that it concerns."""
-    found: dict[str, list[str]] = {}
+def warnings_of(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
+    """``(models, warnings)``: each warning once; those that concern the same models together, in their own order."""
+    models: dict[str, list[str]] = {}
     for result in results:
         for text in dict.fromkeys(result.warnings):
-            found.setdefault(text, []).append(result.model)
-    return [(listed(names, 4), text) for text, names in found.items()]
+            models.setdefault(text, []).append(result.model)
+    found: dict[str, list[str]] = {}
+    for text, names in models.items():
+        found.setdefault(listed(names, 4), []).append(text)
+    return list(found.items())
 
 
 def describe(space: Space) -> str:
@@ -82,7 +84,8 @@ def meanings(results: Sequence[Result]) -> list[dict[str, str]]:
     """An entry for each metric shown: what it means, its direction and range, how to read its floor, and where it comes from."""
     names = list(dict.fromkeys(metric.name.removesuffix(FLOOR).removeprefix("marginal_") for result in results for metric in result.metrics))
     floors = {name: floor for name in names if (floor := floor_of(results, name)) is not None}
-    return [entry for name in names if (entry := _meaning(name, floors.get(name))) is not None]
+    on = {metric.name: metric.data for result in results for metric in result.metrics if metric.quantity == SAMPLES and metric.data}
+    return [entry for name in names if (entry := _meaning(name, floors.get(name), on.get(name, ""))) is not None]
 
 
 def terms(results: Sequence[Result], *, floor: bool = True) -> list[tuple[str, str]]:
@@ -94,12 +97,14 @@ def terms(results: Sequence[Result], *, floor: bool = True) -> list[tuple[str, s
     return [(key, text) for key, text in TERMS.items() if key in words]
 
 
-def _meaning(name: str, floor: Estimate | None) -> dict[str, str] | None:
+def _meaning(name: str, floor: Estimate | None, on: str) -> dict[str, str] | None:
     told = figure(name)
     if told is None:
         return {"title": title_of(name), "text": FALLBACK[name], "how": capital(BETTER["lower"]) + "."} if name in FALLBACK else None
     ideal = f" (ideal {told.ideal:g})" if told.better == "target" and told.ideal is not None else ""
     how = [f"{capital(BETTER[told.better])}{ideal}.", f"Range: {told.range}."]
+    if on:
+        how.append(f"Computed on {on}.")
     if floor is not None:
         how.append(f"Real rows get {value_text(floor)}.")
     more = {"formula": told.formula, "source": told.source, "pitfalls": told.pitfalls}
@@ -164,29 +169,22 @@ def _best_samples(board: Board) -> str:
 
 
 def _as_good(board: Board) -> str:
-    """Whose samples cannot be told from real data, by how many of the main metrics."""
-    judged = [line for line in board.lines if any(cell.floor is not None for cell in line.cells)]
-    if not judged:
+    """Whose samples cannot be told from real data, by how many of all metrics that have a floor."""
+    counts = {line.result.model: _passed(line.result) for line in board.lines}
+    total = max((n for _, n in counts.values()), default=0)
+    if total == 0:
         return ""
-
-    def passed(line: Line) -> tuple[int, int]:
-        cells = [cell for cell in line.cells if cell.floor is not None and cell.estimate is not None]
-        return sum(cell.real for cell in cells), len(cells)
-
-    every = [line for line in judged if passed(line)[0] == passed(line)[1] > 0]
-    some = [line.result.model for line in judged if 0 < passed(line)[0] < passed(line)[1]]
-    count = max(passed(line)[1] for line in judged)
-    by = f"all {count} sample metrics of the table" if count > 1 else "the sample metric of the table"
-    named = listed([f"{line.result.model}{_of_all(line.result)}" for line in every])
-    text = f"As good as real data by {by}: {named}." if every else f"No model is as good as real data by {by}."
-    return text + (f" By some of them: {listed(some)}." if some else "")
+    every = [model for model, (good, n) in counts.items() if good == n > 0]
+    rest = sorted(((good, n, model) for model, (good, n) in counts.items() if 0 < good < n), key=lambda item: -item[0])
+    by = f"all {total} sample metrics" if total > 1 else "the one sample metric"
+    text = f"As good as real data by {by}: {listed(every)}." if every else f"No model is as good as real data by {by}."
+    return text + (f" {'The others' if every else 'By some'}: {listed([f'{model} by {good} of {n}' for good, n, model in rest])}." if rest else "")
 
 
-def _of_all(result: Result) -> str:
-    """`` (22 of all 27)``: how many of all metrics with a floor cannot tell its samples from real data."""
+def _passed(result: Result) -> tuple[int, int]:
+    """How many metrics with a floor cannot tell samples from real data, and of how many."""
     pairs = [(metric, floor) for metric in result.metrics if (floor := result.metric(metric.name + FLOOR)) is not None]
-    good = sum(as_good_as_real(metric, floor) for metric, floor in pairs)
-    return f" ({good} of all {len(pairs)})" if len(pairs) > MOST_MAIN else ""
+    return sum(as_good_as_real(metric, floor) for metric, floor in pairs), len(pairs)
 
 
 def _failed(compared: Compared) -> str:

@@ -27,9 +27,11 @@ __all__ = ["Check", "CheckFailed", "CheckReport", "all_checks", "check", "checks
 def all_checks() -> list[Check]:
     """Every check, topic by topic."""
     from manykin.testing import (
+        autoregressive,
         completion,
         density,
         devices,
+        diffusion,
         errors,
         gradients,
         identities,
@@ -41,7 +43,22 @@ def all_checks() -> list[Check]:
         shapes,
     )
 
-    modules = (shapes, errors, density, sampling, identities, randomness, latent, gradients, learning, persistence, devices, completion)
+    modules = (
+        shapes,
+        errors,
+        density,
+        sampling,
+        identities,
+        randomness,
+        latent,
+        gradients,
+        learning,
+        persistence,
+        devices,
+        completion,
+        diffusion,
+        autoregressive,
+    )
     return [each for module in modules for each in module.check.checks]
 
 

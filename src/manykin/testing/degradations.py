@@ -4,6 +4,7 @@ Honest samples are real rows that neither the training nor the held-out split ho
 one way, more or less strongly, and a metric that claims to see it must rank the honest samples before the spoiled ones.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,9 @@ from manykin.metrics.extractor import Extractor
 from manykin.random import generator
 from manykin.spaces import Column, Image, Labels, Space, Table, columns_of
 
+P_VALUE = "p-value"
+CLEAR = 3.7
+"""Standard errors by which spoiled samples must look worse to count as seen: one-sided p = 1e-4."""
 STRENGTHS = (0.5, 1.0)
 """How strongly each degradation is planted: half of it, and all of it."""
 
@@ -77,7 +81,7 @@ class Degradation:
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure on samples spoiled in one way: ``worse`` is how many standard errors it lies on the bad side of the honest samples' value."""
+    """One figure on samples spoiled in one way, beside its value on honest samples."""
 
     figure: Figure
     degradation: str
@@ -87,14 +91,21 @@ class Cell:
 
     @property
     def worse(self) -> float:
-        """Standard errors between honest and spoiled, positive where the spoiled samples look worse."""
+        """Standard errors between honest and spoiled, positive where the spoiled samples look worse; for a p-value the normal score of 1 - p."""
         told, value, honest = self.figure, self.value.value, self.honest.value
+        if self.value.unit == P_VALUE:
+            return -float(torch.special.ndtri(torch.tensor(max(value, 1e-300), dtype=torch.float64)))
         ideal = told.ideal or 0.0
         gap = {"lower": value - honest, "higher": honest - value, "target": abs(value - ideal) - abs(honest - ideal)}[told.better]
         error: float = ((self.value.stderr or 0.0) ** 2 + (self.honest.stderr or 0.0) ** 2) ** 0.5
         if error > 0:
             return gap / error
-        return 0.0 if gap == 0 else float("inf") * gap
+        return 0.0 if gap == 0 else math.copysign(math.inf, gap)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the spoiled samples are told from the honest ones: 3.7 standard errors, or a p-value of at most 1 in 1,000."""
+        return self.value.value <= 1e-3 if self.value.unit == P_VALUE else self.worse > CLEAR
 
 
 def survey(

@@ -16,8 +16,8 @@ class Support:
 
     ``spaces``: the spaces it works in, preferred first: ``Table`` takes columns of any kind as they are; ``Vector`` and ``Image`` take real
     numbers; ``Tokens`` takes codes. ``missing``: whether NaN may stand for a missing value. ``bounded``: what becomes of entries with finitely many
-    levels in a real-valued model: mapped to the real line, scaled to [-1, 1], or only dequantised; ``levels`` leaves pictures as their integer levels,
-    for models that give each level a probability, and refuses pictures without. ``standardise``: whether real entries are
+    levels in a real-valued model: mapped to the real line, scaled to [-1, 1], or only dequantised; ``levels`` leaves pictures as their integers, for
+    models that give each level a probability, and refuses pictures without. ``standardise``: whether real entries are
     brought to mean 0 and variance 1. ``condition``: the kinds of space it can be conditioned on.
     """
 

@@ -15,15 +15,15 @@ BATCH = 512
 
 
 @torch.no_grad()
-def in_batches(x: Tensor, function: Callable[[Tensor], Tensor], entries: int | None = None) -> Tensor:
+def in_batches(x: Tensor, function: Callable[[Tensor], Tensor], most: int = BATCH) -> Tensor:
     """``function`` of pictures in batches of bounded size, joined, as float32 on the CPU.
 
     Args:
         x: pictures, shape (n, channels, height, width).
         function: of a batch.
-        entries: numbers a picture takes inside of ``function``; None: those of the picture itself.
+        most: pictures of a batch at most; large pictures come in smaller ones.
     """
-    size = max(1, min(BATCH, BATCH_ENTRIES // max(entries or x[:1].numel(), 1)))
+    size = max(1, min(most, BATCH_ENTRIES // max(x[:1].numel(), 1)))
     return torch.cat([function(x[start : start + size]).to("cpu", torch.float32) for start in range(0, len(x), size)])
 
 

@@ -13,6 +13,7 @@ from manykin.metrics.case import Case
 from manykin.metrics.features.common import as_bytes, in_batches, weights_hash
 
 SIDE = 224
+BATCH = 32
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Moments of ImageNet's colours, which DINOv2 and most networks for photographs were trained with."""
 
@@ -34,7 +35,7 @@ class HubNetwork:
         self.name = f"{name}{f'@{revision[:8]}' if revision else ''} ({self.hash[:8]})"
 
     def features(self, x: Tensor) -> Tensor:
-        return in_batches(x, self._call, 10 * 3 * SIDE * SIDE)
+        return in_batches(x, self._call, BATCH)
 
     def probabilities(self, x: Tensor) -> Tensor | None:
         return None

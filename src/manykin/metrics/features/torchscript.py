@@ -14,7 +14,8 @@ from manykin.metrics.features.common import as_bytes, in_batches
 
 INCEPTION = {"f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4": "inception-2015-12-05.pt"}
 """sha256 of files that hold the Inception network of the original FID: NVIDIA's TorchScript translation of TensorFlow's 2015-12-05 weights."""
-INSIDE = 3 * 299 * 299
+LARGE_BATCH = 32
+"""Pictures at once: the network may enlarge each, Inception to 299 x 299."""
 
 
 class TorchScriptNetwork:
@@ -33,12 +34,12 @@ class TorchScriptNetwork:
 
     def features(self, x: Tensor) -> Tensor:
         options = {"return_features": True} if "return_features" in self._known else {}
-        return in_batches(x, lambda part: self._call(part, options), INSIDE if self.inception else None)
+        return in_batches(x, lambda part: self._call(part, options), LARGE_BATCH)
 
     def probabilities(self, x: Tensor) -> Tensor | None:
         if not self.inception or "no_output_bias" not in self._known:
             return None
-        return in_batches(x, lambda part: self._call(part, {"no_output_bias": True}), INSIDE)
+        return in_batches(x, lambda part: self._call(part, {"no_output_bias": True}), LARGE_BATCH)
 
     def _call(self, part: Tensor, options: dict[str, bool]) -> Tensor:
         pictures = self._convert(part).contiguous()

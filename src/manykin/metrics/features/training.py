@@ -13,8 +13,8 @@ from manykin.random import generator, hash_seed, seeded
 RECIPE = 1
 """Raised whenever a change here or in the network changes the trained weights: older files in the cache are then no longer found."""
 BATCH = 128
-FEWEST_STEPS, MOST_STEPS, EPOCHS = 250, 600, 15
-"""Supervised steps: 15 passes over the pictures, within these limits; 600 steps of 128 pictures are 1.3 passes over 60,000."""
+FEWEST_STEPS, MOST_STEPS, EPOCHS = 250, 450, 15
+"""Supervised steps: 15 passes over the pictures, within these limits; 450 steps of 128 pictures are one pass over 57,600."""
 VIEW_STEPS = 300
 """Self-supervised steps, whatever the number of pictures."""
 PROJECTION = 256

@@ -31,8 +31,14 @@ from manykin.nn import TimedMLP, UNet
 from manykin.random import fresh_seed, hash_seed
 from manykin.spaces import Image, Labels, Space, Value, Vector, count
 
+SMALLEST = 4
+"""Height and width from which pictures go to a U-Net."""
 EXACT_TRACE = 16
 """Up to so many entries the divergence of a likelihood is computed exactly, above it from a random direction."""
+
+
+UNIFORM = 0.2
+"""Share of uniform times among logit-normal ones: solvers start at the last time, where the logit-normal law has next to none."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,13 @@ class DiffusionConfig(Config):
     patch: int = option(1, "side of the squares of pixels that the unet folds into channels", ge=1)
     attention: bool = option(True, "whether the lowest resolution of the unet attends")
     dropout: float = option(0.0, "share of hidden units or channels that training silences", ge=0, lt=1)
-    times: Literal["uniform", "logit-normal"] = option("uniform", "law of the times at which the network is trained")
+    times: Literal["uniform", "logit-normal"] = option(
+        "uniform", "law of the times at which the network is trained; logit-normal: four fifths around the middle"
+    )
     likelihood: Literal["auto", "ode", "none"] = option(
         "auto", "whether log_prob solves the probability-flow ODE; auto: up to 16 entries, above it is slow"
     )
-    ode_steps: int = option(32, "Runge-Kutta steps of the likelihood, four evaluations each", ge=1)
+    ode_steps: int = option(24, "Runge-Kutta steps of the likelihood, four evaluations each", ge=1)
     label_dropout: float = option(0.1, "share of conditions that training hides, for guidance", ge=0, lt=1)
     condition_width: int = option(32, "features of a label condition", ge=1)
 
@@ -68,15 +76,17 @@ class Diffusion(GenerativeModel):
     own_sampler: ClassVar[Solver] = Heun()
 
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
+        wanted = "auto" if config is None else getattr(config, "network", "auto")
+        if wanted == "unet" and not (isinstance(space, Image) and min(space.size[1:]) >= SMALLEST):
+            raise Unsupported(f"network = 'unet' needs pictures of at least {SMALLEST} x {SMALLEST}, not {space}; choose --model.network mlp.")
         super().__init__(config, space, condition)
         options: DiffusionConfig = self.config
         self.features = ConditionFeatures(condition, options.condition_width)
-        self.hidden = nn.Parameter(torch.zeros(self.features.width)) if self.features.width else None
+        hides = self.features.width > 0 and options.label_dropout > 0
+        self.hidden = nn.Parameter(torch.zeros(self.features.width)) if hides else None
         shape = self.model_space.shape
         network: nn.Module
         if isinstance(self.model_space, Image):
-            if min(shape[1:]) < 4:
-                raise Unsupported(f"the unet needs pictures of at least 4 x 4, and {space} is smaller; choose --model.network mlp.")
             network = UNet(
                 shape[0], options.widths, blocks=options.blocks, context=self.features.width, patch=options.patch, attention=options.attention,
                 dropout=options.dropout,
@@ -98,7 +108,7 @@ class Diffusion(GenerativeModel):
     def accepts(self) -> Support:
         kinds: dict[str, tuple[type[Space], ...]] = {"mlp": (Vector,), "unet": (Image,), "auto": (Image, Vector)}
         wanted = self.config.network
-        if wanted == "auto" and isinstance(self.space, Image) and min(self.space.shape[1:]) < 4:
+        if wanted == "auto" and isinstance(self.space, Image) and min(self.space.size[1:]) < SMALLEST:
             wanted = "mlp"
         return Support(kinds[wanted], bounded="scale", standardise=True, condition=(Labels, Vector))
 
@@ -121,8 +131,7 @@ class Diffusion(GenerativeModel):
         """The mean squared error of the network's target at a random time, shape (n,)."""
         z, _ = self.to_model_space(batch.x)
         context = self.features(batch.condition, z.dtype)
-        if context is not None and self.config.label_dropout:
-            assert self.hidden is not None
+        if context is not None and self.hidden is not None:
             shown = torch.rand(len(z), 1, device=z.device) >= self.config.label_dropout
             context = torch.where(shown, context, self.hidden.to(z.dtype))
         return self.denoiser.loss(z, self._times(len(z), z), torch.randn_like(z), context)
@@ -132,26 +141,33 @@ class Diffusion(GenerativeModel):
         first, last = self.denoiser.schedule.first, self.denoiser.schedule.last
         share = (torch.randperm(n, device=like.device) + torch.rand(n, device=like.device)) / n
         if self.config.times == "logit-normal":
-            share = torch.sigmoid(torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
+            middle = torch.sigmoid(torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)))
+            share = torch.where(torch.rand(n, device=like.device) < UNIFORM, share, middle)
         return (first + (last - first) * share).to(like.dtype)
 
     def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
         solver = self._solver(sampler)
         noise = torch.randn(n, *self.model_space.shape, dtype=self.dtype, device=self.device)
-        return solve(solver, self._given(condition, solver.guidance_scale), noise)
+        return solve(solver, self.given(condition, solver.guidance_scale), noise)
 
     def _solver(self, sampler: Sampler | None) -> Solver:
         chosen = self.own_sampler if sampler is None else sampler
         assert isinstance(chosen, Solver)
-        if chosen.guidance_scale != 1 and self.condition is None:
-            raise InvalidInput(f"guidance_scale = {chosen.guidance_scale:g} needs a condition, and this model was fitted without one; leave it out.")
-        if chosen.guidance_scale != 1 and not self.config.label_dropout:
-            raise InvalidInput(
-                f"guidance_scale = {chosen.guidance_scale:g} needs a model that was trained with --model.label_dropout above 0; leave it at 1."
-            )
         return chosen
 
-    def _given(self, condition: Value | None, scale: float = 1.0) -> Denoiser:
+    def _check_scale(self, scale: float) -> None:
+        if scale != 1 and self.condition is None:
+            raise InvalidInput(f"guidance_scale = {scale:g} needs a condition, and this model was fitted without one; leave it out.")
+        if scale != 1 and self.hidden is None:
+            raise InvalidInput(f"guidance_scale = {scale:g} needs a model that was trained with --model.label_dropout above 0; leave it at 1.")
+
+    def given(self, condition: Value | None, scale: float = 1.0) -> Denoiser:
+        """The denoiser in model space of points under these conditions, guided by ``scale``; 0 forgets the conditions.
+
+        Raises:
+            InvalidInput: for a scale other than 1 where no condition is known, or none was ever hidden in training.
+        """
+        self._check_scale(scale)
         context = self.features(condition, self.dtype)
         own = self.denoiser.given(context)
         if scale == 1 or context is None:
@@ -164,14 +180,15 @@ class Diffusion(GenerativeModel):
             return super()._log_prob(z, condition)
         trace: Literal["exact", "hutchinson"] = "hutchinson" if self.kind.noisy else "exact"
         differentiable = torch.is_grad_enabled() and z.requires_grad
-        return flow_log_prob(self._given(condition), z, steps=self.config.ode_steps, trace=trace, differentiable=differentiable)
+        return flow_log_prob(self.given(condition), z, steps=self.config.ode_steps, trace=trace, differentiable=differentiable)
 
     @torch.no_grad()
     def complete(self, x: Value, known: Tensor, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Value:
         """x with the entries where ``known`` (boolean, shape of x) is False replaced by draws given the known ones: inpainting.
 
         Known entries are put into every guess, and noisy points are drawn again given their guess several times a step, so that both parts agree
-        (Lugmayr et al., RePaint, 2022, algorithm 1). An approximation: the network was not trained to know anything.
+        (:class:`manykin.diffusion.Known`). An approximation: the network was not trained to know anything. Of ``sampler`` only the number of steps
+        and the guidance scale count; twenty evaluations a step.
 
         Raises:
             InvalidInput: for a mask of another shape, or values outside the space.
@@ -182,7 +199,7 @@ class Diffusion(GenerativeModel):
         solver = self._solver(sampler)
         with self.evaluating(hash_seed(fresh_seed() if seed is None else seed, "complete")):
             mask = known.to(z.device).reshape(z.shape)
-            denoiser = Known(self._given(c, solver.guidance_scale), z, mask)
+            denoiser = Known(self.given(c, solver.guidance_scale), z, mask)
             filled = self.finish(denoiser.solve(solver.num_inference_steps, torch.randn_like(z)))
         assert isinstance(filled, Tensor)
         assert isinstance(x, Tensor)

@@ -3,7 +3,7 @@
 A check that catches none of them proves nothing, so a test demands that each is caught by the checks it is registered under.
 """
 
-from manykin.testing.broken import bookkeeping, identities, interface, laws, persistence
+from manykin.testing.broken import autoregressive, bookkeeping, diffusion, identities, interface, laws, persistence
 from manykin.testing.broken.registry import BROKEN, Broken
 
-__all__ = ["BROKEN", "Broken", "bookkeeping", "identities", "interface", "laws", "persistence"]
+__all__ = ["BROKEN", "Broken", "autoregressive", "bookkeeping", "diffusion", "identities", "interface", "laws", "persistence"]

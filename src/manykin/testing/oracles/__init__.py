@@ -6,14 +6,16 @@ table, the Markov chain its sum over strings.
 
 from manykin.contract import GenerativeModel
 from manykin.spaces import Column, Labels, Space, Table, Tokens, Vector
+from manykin.testing.oracles.chain import ChainOracle
+from manykin.testing.oracles.diffusion import DenoisingOracle
 from manykin.testing.oracles.discrete import MarkovOracle, TableOracle
 from manykin.testing.oracles.gaussian import EnergyOracle, GaussianOracle, OracleConfig
 from manykin.testing.oracles.latent import GanOracle, LinearVAE, LogisticVAE, MixtureOracle
 from manykin.testing.oracles.rows import KernelOracle
 
 __all__ = [
-    "ORACLES", "SMALL_TABLE", "SWITCHES", "EnergyOracle", "GanOracle", "GaussianOracle", "KernelOracle", "LinearVAE", "LogisticVAE", "MarkovOracle",
-    "MixtureOracle", "OracleConfig", "TableOracle", "oracle",
+    "ORACLES", "SMALL_TABLE", "SWITCHES", "ChainOracle", "DenoisingOracle", "EnergyOracle", "GanOracle", "GaussianOracle", "KernelOracle",
+    "LinearVAE", "LogisticVAE", "MarkovOracle", "MixtureOracle", "OracleConfig", "TableOracle", "oracle",
 ]  # fmt: skip
 
 SMALL_TABLE = Table(
@@ -43,6 +45,10 @@ ORACLES: dict[str, tuple[type[GenerativeModel], Space, Space | None]] = {
     "kernels": (KernelOracle, Vector(2), None),
     "strings": (MarkovOracle, Tokens(4, 5, end=0), None),
     "stream": (MarkovOracle, Tokens(3, 4), None),
+    "denoiser": (DenoisingOracle, Vector(2), None),
+    "denoiser-by-label": (DenoisingOracle, Vector(2), Labels(3)),
+    "chain": (ChainOracle, Tokens(4, 5, end=0), None),
+    "chain-stream": (ChainOracle, Tokens(3, 4), None),
     "gan": (GanOracle, Vector(2), None),
     "gan-by-label": (GanOracle, Vector(2), Labels(3)),
 }

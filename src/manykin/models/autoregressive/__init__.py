@@ -1,0 +1,1 @@
+"""Autoregressive models: each entry given those before it."""

@@ -1,0 +1,259 @@
+"""Transformers over sequences: causal attention, its cache, and blocks, for training and for drawing one position after the other."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PLAIN = 512
+"""Up to so many positions attention on a CPU multiplies its matrices plainly: in bf16 the fused kernel is 2 to 5 times slower there."""
+
+SMALL_BATCH = 4
+"""Up to so many sequences one step on a CPU uses the fused kernel after all."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes and kinds of parts of a :class:`Transformer`.
+
+    ``layers`` blocks of width ``width`` with ``heads`` heads, hidden layers of ``expand * width`` units, over at most ``length`` positions.
+    ``positions``: rotary (Su et al., RoFormer, 2021) or learned vectors. ``norm``: root mean square (Zhang and Sennrich, 2019) or layer
+    normalisation. ``activation``: squared ReLU (So et al., Primer, 2021) or GELU. ``qk_norm``: queries and keys of unit mean square (Henry et al.,
+    Query-key normalization for transformers, 2020).
+    """
+
+    layers: int
+    heads: int
+    width: int
+    length: int
+    expand: int = 4
+    dropout: float = 0.0
+    positions: Literal["rotary", "learned"] = "rotary"
+    norm: Literal["rms", "layer"] = "rms"
+    activation: Literal["relu2", "gelu"] = "relu2"
+    qk_norm: bool = True
+    bias: bool = False
+
+
+class Cache:
+    """Keys and values of the positions so far, in buffers that are allocated once: (layers, n, heads, length, size of a head)."""
+
+    def __init__(self, shape: Shape, n: int, dtype: torch.dtype, device: torch.device) -> None:
+        sizes = (shape.layers, n, shape.heads, shape.length, shape.width // shape.heads)
+        self.keys = torch.empty(sizes, dtype=dtype, device=device)
+        self.values = torch.empty(sizes, dtype=dtype, device=device)
+        self.filled = 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.filled = 0
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put in the keys and values (n, heads, t, size) of the next positions of one layer; return those of all positions so far."""
+        stop = self.filled + key.shape[2]
+        self.keys[layer, :, :, self.filled : stop] = key
+        self.values[layer, :, :, self.filled : stop] = value
+        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+
+class Norm(nn.Module):
+    """Root mean square normalisation without weights, or layer normalisation with them; computed in the input's own precision or better."""
+
+    def __init__(self, width: int, kind: str, bias: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.ones(width)) if kind == "layer" else None
+        self.bias = nn.Parameter(torch.zeros(width)) if kind == "layer" and bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return functional.rms_norm(x, (self.width,), eps=1e-6)
+        return functional.layer_norm(x, (self.width,), self.weight, self.bias, 1e-5)
+
+
+class Dropout(nn.Module):
+    """Silence a share of the entries in training, rounded to 1/256: on a CPU from random bytes, several times faster than ``nn.Dropout`` there."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.share:
+            return x
+        if x.device.type != "cpu":
+            return functional.dropout(x, self.share)
+        lost = min(max(round(256 * self.share), 1), 255)
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= lost
+        return x * kept.to(x.dtype).mul_(256 / (256 - lost))
+
+
+class CausalAttention(nn.Module):
+    """Each position looks at itself and at earlier ones: (n, t, width) to (n, t, width).
+
+    Vaswani et al., Attention is all you need, 2017, equation 1. Cost: time and memory grow with the square of t.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.size, self.qk_norm = shape.heads, shape.width // shape.heads, shape.qk_norm
+        self.query_key_value = nn.Linear(shape.width, 3 * shape.width, bias=shape.bias)
+        self.out = nn.Linear(shape.width, shape.width, bias=shape.bias)
+
+    def forward(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
+        n, t, width = x.shape
+        parts = self.query_key_value(x).view(n, t, 3, self.heads, self.size)
+        both, value = parts[:, :, :2], parts[:, :, 2].transpose(1, 2)
+        if self.qk_norm:
+            both = functional.rms_norm(both, (self.size,), eps=1e-6)
+        if rotation is not None:
+            both = rotate(both, rotation)
+        query, key = both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
+        if cache is not None:
+            key, value = cache.extend(layer, key.to(cache.keys.dtype), value)
+            query = query.to(key.dtype)
+        return self.out(attend(query, key, value.to(key.dtype), mask).transpose(1, 2).reshape(n, t, width))  # type: ignore[no-any-return]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """``softmax(q k^T / sqrt(size) + mask) v`` for each head: (n, heads, t, size); mask (t, s) holds 0 or -inf, None where all may be seen."""
+    n, _, t, size = query.shape
+    plain = query.device.type == "cpu" and key.shape[2] <= PLAIN and not (t == 1 and n <= SMALL_BATCH)
+    if not plain:
+        # With a mask the queries are all positions: the causal kernel applies the same mask without reading it.
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=mask is not None)
+    scores = (query * (1 / math.sqrt(size))) @ key.transpose(-2, -1)
+    if mask is not None:
+        scores = scores + mask.to(scores.dtype)
+    return scores.softmax(dim=-1).to(value.dtype) @ value
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn pairs of entries of x (n, t, ..., size) by angles that grow with the position; rotation (2, t, 1, 1, size / 2) holds cos and sin.
+
+    Products of a query and a key then depend on the distance of their positions only (Su et al., RoFormer, 2021, equation 34).
+    """
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = rotation[0].to(x.dtype), rotation[1].to(x.dtype)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class Block(nn.Module):
+    """Attention, then two layers at each position, each beside an identity: ``x + attention(norm(x))``, ``x + mlp(norm(x))``."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.before_attention = Norm(shape.width, shape.norm, shape.bias)
+        self.attention = CausalAttention(shape)
+        self.before_mlp = Norm(shape.width, shape.norm, shape.bias)
+        self.up = nn.Linear(shape.width, shape.expand * shape.width, bias=shape.bias)
+        self.down = nn.Linear(shape.expand * shape.width, shape.width, bias=shape.bias)
+        self.squared = shape.activation == "relu2"
+        self.drop = Dropout(shape.dropout)
+
+    def forward(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
+        x = x + self.drop(self.attention(self.before_attention(x), rotation, mask, cache, layer))
+        h = self.up(self.before_mlp(x))
+        h = functional.relu(h).square() if self.squared else functional.gelu(h)
+        return x + self.drop(self.down(h))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """A stack of blocks that see only the past, without embedding and output layers: (n, t, width) to (n, t, width), normalised.
+
+    Weights start as in GPT-2 (Radford et al., Language models are unsupervised multitask learners, 2019, section 2.3): normal with deviation 0.02,
+    those in front of an addition smaller by the square root of their number.
+    """
+
+    rotation: Tensor | None
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.drop = Dropout(shape.dropout)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.last = Norm(shape.width, shape.norm, shape.bias)
+        self.places = nn.Embedding(shape.length, shape.width) if shape.positions == "learned" else None
+        rotation = rotations(shape.length, shape.width // shape.heads) if shape.positions == "rotary" else None
+        self.register_buffer("rotation", rotation, persistent=False)
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                added = name.endswith((".out", ".down"))
+                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * shape.layers) if added else 0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """The hidden states of the positions x; with a cache they follow the positions in it, and are put into it.
+
+        Several positions at once need an empty cache.
+        """
+        start, t = 0 if cache is None else cache.filled, x.shape[1]
+        assert t == 1 or start == 0
+        if self.places is not None:
+            x = x + self.places.weight[start : start + t]
+        x = self.drop(x)
+        rotation = None if self.rotation is None else self.rotation[:, start : start + t]
+        mask = torch.full((t, t), -math.inf, device=x.device, dtype=x.dtype).triu_(1) if t > 1 else None
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, mask, cache, layer)
+        if cache is not None:
+            cache.filled += t
+        return self.last(x)  # type: ignore[no-any-return]
+
+    def cache(self, n: int) -> Cache:
+        """An empty cache for n sequences."""
+        weight = self.blocks[0].attention.out.weight  # type: ignore[union-attr]
+        assert isinstance(weight, Tensor)
+        return Cache(self.shape, n, weight.dtype, weight.device)
+
+    def packed(self, dtype: torch.dtype) -> "Transformer":
+        """A copy for drawing: matrices in ``dtype`` and in the layout that the processor reads fastest; everything else in full precision."""
+        twin = copy.deepcopy(self)
+        for block in twin.blocks:
+            for parent in (block, block.attention):
+                assert isinstance(parent, nn.Module)
+                for name, layer in list(parent.named_children()):
+                    if isinstance(layer, nn.Linear):
+                        setattr(parent, name, PackedLinear(layer, dtype))
+        return twin
+
+
+class PackedLinear(nn.Module):
+    """A linear map without gradients whose weight is stored once in oneDNN's own layout, where that exists for the device and dtype."""
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = layer.weight.detach().to(dtype)
+        self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        self.layout: Any = None
+        operations = getattr(torch.ops, "mkldnn", None)
+        packable = self.weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if packable and hasattr(operations, "_reorder_linear_weight") and hasattr(operations, "_linear_pointwise"):
+            self.layout = torch.ops.mkldnn._reorder_linear_weight(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
+        if self.layout is None:
+            return functional.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.layout, self.bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def rotations(length: int, size: int, base: float = 10_000.0) -> Tensor:
+    """Cos and sin of ``position / base^(2 i / size)``, shape (2, length, 1, 1, size / 2)."""
+    speeds = base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * speeds
+    return torch.stack([angles.cos(), angles.sin()]).float()[:, :, None, None]
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 itself, so that it is faster than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and bool(probe is not None and probe())
