@@ -37,8 +37,9 @@ class Known:
     Known entries of each guess are the truth. :meth:`solve` takes each step ``repeats`` times, putting the step's noise back in between and drawing
     the noise of known entries anew, so that what is unknown can adapt to what is known (Lugmayr et al., RePaint, 2022, algorithm 1, with a step
     of the probability-flow ODE in the place of the ancestral one: Xu et al., Restart sampling, 2023, equation 3). An approximation that gets better
-    with ``repeats``: for two normal entries of correlation 0.95 and 10 repeats of 25 steps, the mean of one given the other is 2 % too small and
-    its standard deviation 6 % too large.
+    with ``repeats`` for a perfect denoiser; for a learned one few steps with several repeats are better than many, because each repeat adds its
+    error. For two normal entries of correlation 0.8, 16 repeats of 12 steps bring the mean of one given
+    the other to within a third of its standard deviation.
 
     Args:
         denoiser: of whole points.
@@ -47,7 +48,7 @@ class Known:
         repeats: how often each step is taken, two evaluations each time.
     """
 
-    def __init__(self, denoiser: Denoiser, x0: Tensor, mask: Tensor, repeats: int = 10) -> None:
+    def __init__(self, denoiser: Denoiser, x0: Tensor, mask: Tensor, repeats: int = 6) -> None:
         self.denoiser, self.x0, self.mask, self.repeats, self.schedule = denoiser, x0, mask, repeats, denoiser.schedule
 
     def __call__(self, x: Tensor, t: Tensor) -> Guess:
@@ -60,7 +61,7 @@ class Known:
     def solve(self, steps: int, noise: Tensor) -> Tensor:
         """Walk from noise to completed points in so many steps."""
         solver = Heun(num_inference_steps=steps)
-        times = grid(self.schedule, steps, solver.spacing)
+        times = grid(self.schedule, steps)
         x = self._renew(solver.init(noise, self.schedule).x, times[0])
         for t, s in pairwise(times[:-1]):
             ratio = float(self.schedule.alpha(t) / self.schedule.alpha(s))

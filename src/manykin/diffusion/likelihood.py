@@ -66,9 +66,7 @@ def _divergence(denoiser: Denoiser, x: Tensor, t: Tensor, direction: Tensor | No
             (grad,) = torch.autograd.grad(v, leaf, direction, create_graph=differentiable, retain_graph=differentiable)
             found = (grad * direction).flatten(1).sum(dim=1)
         else:
-            found = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-            for entry in range(flat.shape[1]):
-                more = differentiable or entry + 1 < flat.shape[1]
-                (grad,) = torch.autograd.grad(flat[:, entry].sum(), leaf, create_graph=differentiable, retain_graph=more)
-                found = found + grad.flatten(1)[:, entry]
+            units = torch.eye(flat.shape[1], dtype=x.dtype, device=x.device)[:, None].expand(-1, len(x), -1)
+            (rows,) = torch.autograd.grad(flat, leaf, units, create_graph=differentiable, is_grads_batched=True)
+            found = rows.flatten(2).diagonal(dim1=0, dim2=2).sum(dim=1)
     return (v, found) if differentiable else (v.detach(), found.detach())

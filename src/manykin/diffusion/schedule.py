@@ -44,9 +44,11 @@ class Linear(Schedule):
     """Noise that is added at a rate rising linearly from 0.1 to 20: ``alpha = exp(-(19.9 / 4) t^2 - (0.1 / 2) t)``, ``sigma^2 = 1 - alpha^2``.
 
     The continuous limit of the betas of Ho, Jain and Abbeel, Denoising diffusion probabilistic models, 2020 (Song et al., Score-based generative
-    modeling through stochastic differential equations, 2021, equation 33).
+    modeling through stochastic differential equations, 2021, equation 33). Noise rises with the square root of time at first, so the first time is
+    earlier than elsewhere, with the same noise of a thousandth.
     """
 
+    first = 1e-5
     low, high = 0.1, 20.0
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from manykin.errors import InvalidInput
 from manykin.metrics.case import Case
-from manykin.metrics.estimate import SAMPLES, Estimate
+from manykin.metrics.estimate import FLOOR, SAMPLES, Estimate
 from manykin.metrics.figures import Figure, Finding, Metric
 from manykin.random import hash_seed
 
-FLOOR = "_floor"
 RESAMPLES = 1000
 SURE = 0.9
 """The probability of its likeliest class above which a picture counts as confident."""

@@ -39,7 +39,7 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: a value or error that is not finite becomes None, and the note says why.
 
-        ``quantity``, ``sampler`` and ``data`` appear only where they differ from their defaults.
+        ``quantity``, ``sampler`` and ``data`` appear only where they differ from their defaults, ``infinite`` (1 or -1) only for an infinite value.
         """
         finite = math.isfinite(self.value)
         stderr = self.stderr if self.stderr is not None and math.isfinite(self.stderr) else None
@@ -52,16 +52,17 @@ class Estimate:
             "n": self.n,
             "note": self.note if finite or self.note else f"the value is {self.value}",
         }
-        extra = {"quantity": (self.quantity, LOG_P), "sampler": (self.sampler, None), "data": (self.data, "")}
+        sign = math.copysign(1, self.value) if math.isinf(self.value) else 0
+        extra = {"quantity": (self.quantity, LOG_P), "sampler": (self.sampler, None), "data": (self.data, ""), "infinite": (int(sign), 0)}
         return data | {key: value for key, (value, default) in extra.items() if value != default}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Estimate":
-        """Read :meth:`to_json` back; a value of None is read as NaN, since JSON does not say which infinity it was."""
-        value = data.get("value")
+        """Read :meth:`to_json` back."""
+        value, lost = data.get("value"), math.copysign(math.inf, data["infinite"]) if data.get("infinite") else math.nan
         return cls(
             name=str(data["name"]),
-            value=math.nan if value is None else float(value),
+            value=lost if value is None else float(value),
             stderr=None if data.get("stderr") is None else float(data["stderr"]),
             unit=str(data.get("unit", "")),
             strength=str(data.get("strength", "")),

@@ -40,12 +40,12 @@ class Shape:
 
 
 class Cache:
-    """Keys and values of the positions so far, in buffers that are allocated once: (layers, n, heads, length, size of a head)."""
+    """Keys and values of the positions so far, in buffers that are allocated once: (n, heads, length, size of a head) for each layer."""
 
     def __init__(self, shape: Shape, n: int, dtype: torch.dtype, device: torch.device) -> None:
         sizes = (shape.layers, n, shape.heads, shape.length, shape.width // shape.heads)
-        self.keys = torch.empty(sizes, dtype=dtype, device=device)
-        self.values = torch.empty(sizes, dtype=dtype, device=device)
+        self.keys = torch.empty(sizes, dtype=dtype, device=device).unbind()
+        self.values = torch.empty(sizes, dtype=dtype, device=device).unbind()
         self.filled = 0
 
     def clear(self) -> None:
@@ -54,10 +54,10 @@ class Cache:
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put in the keys and values (n, heads, t, size) of the next positions of one layer; return those of all positions so far."""
-        stop = self.filled + key.shape[2]
-        self.keys[layer, :, :, self.filled : stop] = key
-        self.values[layer, :, :, self.filled : stop] = value
-        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+        keys, values, t = self.keys[layer], self.values[layer], key.shape[2]
+        keys.narrow(2, self.filled, t).copy_(key)
+        values.narrow(2, self.filled, t).copy_(value)
+        return keys.narrow(2, 0, self.filled + t), values.narrow(2, 0, self.filled + t)
 
 
 class Norm(nn.Module):
@@ -108,16 +108,18 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
         n, t, width = x.shape
         parts = self.query_key_value(x).view(n, t, 3, self.heads, self.size)
-        both, value = parts[:, :, :2], parts[:, :, 2].transpose(1, 2)
+        if not self.training:
+            # Packed weights may be bf16: attention over a few queries is several times slower in bf16 on a CPU.
+            parts = parts.to(x.dtype)
+        both, value = parts.narrow(2, 0, 2), parts.select(2, 2).transpose(1, 2)
         if self.qk_norm:
             both = functional.rms_norm(both, (self.size,), eps=1e-6)
         if rotation is not None:
             both = rotate(both, rotation)
-        query, key = both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
+        query, key = both.select(2, 0).transpose(1, 2), both.select(2, 1).transpose(1, 2)
         if cache is not None:
-            key, value = cache.extend(layer, key.to(cache.keys.dtype), value)
-            query = query.to(key.dtype)
-        return self.out(attend(query, key, value.to(key.dtype), mask).transpose(1, 2).reshape(n, t, width))  # type: ignore[no-any-return]
+            key, value = cache.extend(layer, key, value)
+        return self.out(attend(query, key, value, mask).transpose(1, 2).reshape(n, t, width))  # type: ignore[no-any-return]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -134,13 +136,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn pairs of entries of x (n, t, ..., size) by angles that grow with the position; rotation (2, t, 1, 1, size / 2) holds cos and sin.
+    """Turn pairs of entries of x (n, t, ..., size) by angles that grow with the position; rotation is a slice of :func:`rotations`.
 
-    Products of a query and a key then depend on the distance of their positions only (Su et al., RoFormer, 2021, equation 34).
+    Products of a query and a key then depend on the distance of their positions only (Su et al., RoFormer, 2021, equation 34). Pairs are an entry
+    of the first half and the one of the second half at the same place.
     """
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = rotation[0].to(x.dtype), rotation[1].to(x.dtype)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    cos, sin = rotation.to(x.dtype)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class Block(nn.Module):
@@ -157,10 +159,11 @@ class Block(nn.Module):
         self.drop = Dropout(shape.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
-        x = x + self.drop(self.attention(self.before_attention(x), rotation, mask, cache, layer))
+        h = self.attention(self.before_attention(x), rotation, mask, cache, layer)
+        x = x + (self.drop(h) if self.training else h)
         h = self.up(self.before_mlp(x))
-        h = functional.relu(h).square() if self.squared else functional.gelu(h)
-        return x + self.drop(self.down(h))  # type: ignore[no-any-return]
+        h = self.down(torch.relu(h).square() if self.squared else functional.gelu(h))
+        return x + (self.drop(h) if self.training else h)  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -210,7 +213,7 @@ class Transformer(nn.Module):
         """An empty cache for n sequences."""
         weight = self.blocks[0].attention.out.weight  # type: ignore[union-attr]
         assert isinstance(weight, Tensor)
-        return Cache(self.shape, n, weight.dtype, weight.device)
+        return Cache(self.shape, n, torch.float64 if weight.dtype == torch.float64 else torch.float32, weight.device)
 
     def packed(self, dtype: torch.dtype) -> "Transformer":
         """A copy for drawing: matrices in ``dtype`` and in the layout that the processor reads fastest; everything else in full precision."""
@@ -245,10 +248,11 @@ class PackedLinear(nn.Module):
 
 
 def rotations(length: int, size: int, base: float = 10_000.0) -> Tensor:
-    """Cos and sin of ``position / base^(2 i / size)``, shape (2, length, 1, 1, size / 2)."""
+    """Cos and signed sin of ``position / base^(2 i / size)``, once for each half, shape (2, length, 1, 1, size)."""
     speeds = base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * speeds
-    return torch.stack([angles.cos(), angles.sin()]).float()[:, :, None, None]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)]).float()[:, :, None, None]
 
 
 def multiplies_bf16(device: torch.device) -> bool:

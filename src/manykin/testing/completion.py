@@ -9,7 +9,7 @@ from torch import Tensor
 from manykin.contract import Completes, GenerativeModel
 from manykin.spaces import Labels, Space, Tokens, Value, Vector, columns_of, take
 from manykin.testing.context import Context, same, same_value
-from manykin.testing.core import Topic, has_density, implements, is_repeatable, one_tensor, require
+from manykin.testing.core import Topic, implements, is_estimated, is_repeatable, one_tensor, require
 from manykin.testing.statistics import P_VALUE, as_columns, axes_of, chi_square, integrate
 from manykin.transforms.continuous import restore
 
@@ -89,10 +89,10 @@ def completion_seeded(ctx: Context) -> None:
 
 
 def _law_known(model: GenerativeModel) -> bool:
-    return _completes(model) and has_density(model) and is_repeatable(model) and _unknown(model.space) is not None
+    return _completes(model) and is_repeatable(model) and not is_estimated(model) and unknown_entry(model.space) is not None
 
 
-def _unknown(space: Space) -> int | None:
+def unknown_entry(space: Space) -> int | None:
     """The entry to leave out: the last one with few values or a single real number."""
     if isinstance(space, Labels):
         return None
@@ -108,7 +108,7 @@ def _unknown(space: Space) -> int | None:
 def completions_follow_conditional(ctx: Context) -> None:
     """Completions of one unknown entry follow the conditional distribution of the model's own log_prob (chi-square)."""
     space, n = ctx.declared.space, 4096 if ctx.full else 1536
-    at = cast(int, _unknown(space))
+    at = cast(int, unknown_entry(space))
     usable = (~_missing(ctx.x).flatten(1).any(1)).nonzero()[:, 0]
     if isinstance(space, Tokens) and space.end is not None:
         usable = (ctx.x[:, :at] != space.end).all(1).nonzero()[:, 0]
@@ -121,14 +121,15 @@ def completions_follow_conditional(ctx: Context) -> None:
         if isinstance(space, Tokens) and space.end is not None:
             known[:, -1] = False
         drawn = fill(ctx, x, known, many, seed=row).reshape(n, -1)[:, at].double()
-        observed, expected = _conditional_counts(ctx, x[:1], c, at, drawn)
+        observed, expected = conditional_counts(ctx, x[:1], c, at, drawn)
         statistic, p, cells = chi_square(observed, expected)
         require(
             p > P_VALUE, f"completions of entry {at} of row {row} do not follow log_prob: chi-square {statistic:.0f} over {cells} cells, p = {p:.1g}"
         )
 
 
-def _conditional_counts(ctx: Context, x: Tensor, c: Value | None, at: int, drawn: Tensor) -> tuple[Tensor, Tensor]:
+def conditional_counts(ctx: Context, x: Tensor, c: Value | None, at: int, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """How many values of one unknown entry fall into each cell, and how many log_prob expects there given the rest of a row x (1, ...)."""
     space = ctx.declared.space
     if isinstance(space, Tokens):
         rows = x.expand(space.vocab, -1).clone()

@@ -138,6 +138,11 @@ def is_noisy(model: GenerativeModel) -> bool:
     return model.density is not None and model.density.noisy
 
 
+def is_estimated(model: GenerativeModel) -> bool:
+    """``log_prob`` is normalised up to an error of unknown sign: of an integrator, say."""
+    return model.density is not None and model.density.normalised and model.density.bias == "unknown"
+
+
 def has_exact_kind(model: GenerativeModel) -> bool:
     """The hook ``_log_prob`` is log p(z), possibly up to a constant, without noise."""
     return model.kind is not None and model.kind.bias == "none" and not model.kind.noisy

@@ -31,9 +31,11 @@ class Writer:
     def __init__(self, tokens: Tokens, rules: Decoding, body: Transformer, embed: Embed, logits: Callable[[Tensor], Tensor]) -> None:
         self.tokens, self.rules, self.body, self.embed, self.logits = tokens, rules, body, embed, logits
 
+    @torch.inference_mode()
     def write(self, text: Tensor, known: Tensor, condition: Value | None) -> Tensor:
-        """Replace what is not known in text (n, t) by draws, from left to right; ``known`` (n, t) holds prefixes."""
-        first = int(known.sum(dim=1).min()) if known.numel() else 0
+        """Replace what is not known in text (n, t) by draws, from left to right and in place; ``known`` (n, t) holds prefixes."""
+        first = int(known.sum(dim=1).min())
+        ragged = bool(known[:, first:].any())
         cache = self.body.cache(len(text)) if self.rules.use_cache else None
         penalised = self.rules.repetition_penalty != 1
         seen = self._seen(text[:, :first]) if penalised else None
@@ -44,14 +46,14 @@ class Writer:
                 begin = place - self.tokens.length // 2
                 if cache is not None:
                     cache.clear()
-            if ended is not None and bool(ended.all()) and not bool(known[:, place:].any()):
+            if ended is not None and bool(ended.all()) and not (ragged and bool(known[:, place:].any())):
                 text[:, place:] = self.tokens.end
                 break
             chosen = self.rules.choose(self.next_logits(text[:, begin:place], condition, cache), seen)
             if ended is not None:
                 over = ended | (place - begin == self.tokens.length - 1)
                 chosen = chosen.masked_fill(over, self._end())
-            text[:, place] = torch.where(known[:, place], text[:, place], chosen)
+            text[:, place] = torch.where(known[:, place], text[:, place], chosen) if ragged else chosen
             if ended is not None:
                 ended = ended | (text[:, place] == self._end())
             if seen is not None:

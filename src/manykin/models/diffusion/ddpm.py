@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from manykin.config import option
 from manykin.contract import Preset
 from manykin.models.diffusion.base import Diffusion, DiffusionConfig
-from manykin.models.diffusion.presets import default, picture
+from manykin.models.diffusion.presets import default, picture, tiny
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ class DDPM(Diffusion):
     presets: ClassVar[Mapping[str, Preset | Callable[..., Preset]]] = {
         "default": default,
         "cpu": picture,
-        "tiny": Preset({"network": "mlp", "hidden": (32, 32)}, {"max_steps": 60, "batch_size": 128, "lr": 5e-3, "ema": 0.95}),
+        "tiny": tiny,
     }

@@ -7,7 +7,7 @@ from typing import ClassVar
 from manykin.contract import Preset
 from manykin.diffusion import Prediction, Rectified, Schedule
 from manykin.models.diffusion.base import Diffusion, DiffusionConfig
-from manykin.models.diffusion.presets import default, picture
+from manykin.models.diffusion.presets import default, picture, tiny
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FlowMatching(Diffusion):
     presets: ClassVar[Mapping[str, Preset | Callable[..., Preset]]] = {
         "default": default,
         "cpu": picture,
-        "tiny": Preset({"network": "mlp", "hidden": (32, 32)}, {"max_steps": 60, "batch_size": 128, "lr": 5e-3, "ema": 0.95}),
+        "tiny": tiny,
     }
 
     def schedule(self) -> Schedule:

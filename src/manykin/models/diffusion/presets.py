@@ -24,3 +24,7 @@ def picture(space: Space, n: int) -> Preset:
     model = {"widths": (48, 96), "blocks": 2, "patch": 2, "times": "logit-normal"}
     train = {"max_steps": 6000, "batch_size": 128, "lr": 2e-3, "schedule": "cosine", "warmup": 100, "clip": 1.0, "ema": 0.999, "precision": "bf16"}
     return Preset(model, train)
+
+
+tiny = Preset({"network": "mlp", "hidden": (32, 32), "ode_steps": 8}, {"max_steps": 60, "batch_size": 128, "lr": 5e-3, "ema": 0.9})
+"""For tests: learns the rough shape of a few columns in a second."""

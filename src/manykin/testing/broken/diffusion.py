@@ -112,3 +112,12 @@ class FewSteps(DenoisingOracle):
     def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
         noise = torch.randn(n, *self.model_space.shape, dtype=self.dtype)
         return solve(Heun(num_inference_steps=1), self.given(condition), noise)
+
+
+@caught_by("completions-lean-on-the-known")
+class FillsAtRandom(DenoisingOracle):
+    """complete puts the known entries beside samples that know nothing of them."""
+
+    def complete(self, x: Value, known: Tensor, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Value:
+        super().complete(x, known, condition, seed=seed)
+        return torch.where(known, cast(Tensor, x), cast(Tensor, self.sample(len(known), condition, seed=seed)))

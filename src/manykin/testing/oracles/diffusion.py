@@ -15,16 +15,19 @@ from manykin.testing.oracles.support import FAST, check_mask
 
 
 class GaussianNetwork(nn.Module):
-    """The v that a Gaussian N(m_c, diag(s^2)) implies, of points (n, size), times (n,) and means m_c (n, size)."""
+    """The v that a Gaussian N(m_c, L L^T) implies, of points (n, size), times (n,) and means m_c (n, size)."""
 
     def __init__(self, size: int, schedule: Schedule) -> None:
         super().__init__()
         self.schedule = schedule
-        self.log_scale = nn.Parameter(torch.full((size,), -0.5))
+        self.factor = nn.Parameter(0.6 * torch.eye(size) + 0.1 * torch.randn(size, size))
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        alpha, sigma, variance = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None], (2 * self.log_scale).exp()
-        x0 = context + alpha * variance / (alpha**2 * variance + sigma**2) * (x - alpha * context)
+        alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
+        cover = self.factor @ self.factor.T
+        values, turn = torch.linalg.eigh(cover)
+        rest = (x - alpha * context) @ turn
+        x0 = context + (alpha * values / (alpha**2 * values + sigma**2) * rest) @ turn.T
         return alpha * (x - alpha * x0) / sigma - sigma * x0
 
 
@@ -93,6 +96,6 @@ class DenoisingOracle(GenerativeModel):
         assert isinstance(x, Tensor)
         mask = check_mask(known, x)
         with self.evaluating(hash_seed(fresh_seed() if seed is None else seed, "complete")):
-            filled = self.finish(Known(self.given(c), z, mask, repeats=1).solve(12, torch.randn_like(z)))
+            filled = self.finish(Known(self.given(c), z, mask, repeats=8).solve(12, torch.randn_like(z)))
         assert isinstance(filled, Tensor)
         return torch.where(known, x, filled.to(x.dtype))

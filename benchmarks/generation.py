@@ -1,0 +1,162 @@
+"""A training step and generation of gpt beside GPT-2 of the same shape from `transformers`, alternating in one process.
+
+    python benchmarks/generation.py                          # 6 layers x 384, vocabulary 65, 256 tokens
+    python benchmarks/generation.py --tokens 32 --rounds 2 --steps 2
+    python benchmarks/generation.py --run runs/benchmarks/text/cpu-1-0   # quality of bf16 on trained weights
+
+To reach: a step of at most 0.8 x transformers' at equal precision; generation at least 3 x at batch 1 and 2 x at batch 16, with log-probabilities of
+the generated text within 0.01 nats per token of float32; at least 5 x what it takes without the cache. Both sides have the same vocabulary, context,
+layers, heads and widths, no dropout, fused AdamW, and draw from the whole softmax. The fastest round of each counts, after rounds to warm up.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import manykin as mk
+from manykin.contract import Batch
+from manykin.decoding import Decoding
+from manykin.models.autoregressive.gpt import GPT, GPTConfig
+from manykin.nn.attention import multiplies_bf16
+from manykin.spaces import Tokens
+from manykin.training.optim import Stepper
+
+
+def ours(options: argparse.Namespace) -> GPT:
+    """Our model with its own parts."""
+    torch.manual_seed(0)
+    config = GPTConfig(layers=options.layers, heads=options.heads, width=options.width, optimizer="adamw")
+    return GPT(config, Tokens(options.vocab, options.tokens)).to(options.device)
+
+
+def theirs(options: argparse.Namespace) -> Any:
+    """GPT-2 of the same shape."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=options.vocab, n_positions=options.tokens + 1, n_embd=options.width, n_layer=options.layers, n_head=options.heads,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).to(options.device)
+
+
+def race(runners: dict[str, Callable[[], object]], rounds: int, warm: int) -> dict[str, float]:
+    """Seconds of the fastest round of each, all in turn."""
+    best = dict.fromkeys(runners, float("inf"))
+    for turn in range(warm + rounds):
+        for name, runner in runners.items():
+            begun = time.perf_counter()
+            runner()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn >= warm:
+                best[name] = min(best[name], time.perf_counter() - begun)
+    return best
+
+
+def stepping(loss: Callable[[], Tensor], optimizers: list[Any], parameters: list[Tensor], bf16: bool, device: str) -> Callable[[], None]:
+    """One training step: loss, gradients, update."""
+
+    def step() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        with torch.autocast(device, torch.bfloat16) if bf16 else nullcontext():
+            value = loss()
+        value.float().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return step
+
+
+def steps(options: argparse.Namespace, bf16: bool) -> dict[str, float]:
+    """Seconds of a training step: theirs, ours with AdamW, ours with Muon."""
+    x = torch.randint(options.vocab, (options.batch, options.tokens), device=options.device)
+    runners = {}
+    peer = theirs(options).train()
+    adam = torch.optim.AdamW(peer.parameters(), 1e-3, fused=True)
+    runners["transformers"] = stepping(lambda: peer(input_ids=x, labels=x).loss, [adam], list(peer.parameters()), bf16, options.device)
+    for name in ("adamw", "muon"):
+        own = ours(options).train()
+        own.config = own.config.replace({"optimizer": name})
+        phase = own.phases()[0]
+        stepper = Stepper(own, phase, phase.optimizer)
+        runners[f"gpt, {name}"] = stepping(lambda own=own: own.loss(Batch(x)).mean(), stepper.optimizers, stepper.parameters, bf16, options.device)  # type: ignore[misc]
+    return race(runners, options.steps, 5)
+
+
+def generation(options: argparse.Namespace, batch: int, bf16: bool) -> dict[str, float]:
+    """Tokens a second of each way to generate."""
+    n = options.tokens - 1
+    start = torch.zeros(batch, 1, dtype=torch.long, device=options.device)
+    models = {"transformers": theirs(options).eval()}
+    if bf16:
+        models["transformers, bf16"] = theirs(options).eval().bfloat16()
+    runners: dict[str, Callable[[], object]] = {
+        name: lambda model=model: model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=n, min_new_tokens=n, do_sample=True, top_k=0)
+        for name, model in models.items()
+    }  # fmt: skip
+    own = ours(options).eval()
+    runners["gpt"] = lambda: own.continuation(start, n, seed=0)
+    if bf16:
+        runners["gpt, bf16"] = lambda: own.continuation(start, n, seed=0, sampler=Decoding(precision="bf16"))
+    found = race(runners, options.rounds, 1)
+    if not options.no_uncached:
+        found |= race({"gpt, no cache": lambda: own.continuation(start, n, seed=0, sampler=Decoding(use_cache=False))}, 1, 0)
+    return {name: batch * n / seconds for name, seconds in found.items()}
+
+
+@torch.no_grad()
+def quality(options: argparse.Namespace) -> dict[str, float]:
+    """How far log-probabilities under bf16 weights are from float32, on text that was generated in bf16: mean and mean absolute, nats per token."""
+    model = ours(options).eval() if options.run is None else mk.from_pretrained(options.run).model.to(options.device).eval()
+    assert isinstance(model, GPT)
+    text = model.sample(16, seed=0, sampler=Decoding(precision="bf16"))
+    assert isinstance(text, Tensor)
+    expected = model.log_conditionals(text)
+    hidden = model.body.packed(torch.bfloat16)(model.embed(text[:, :-1], None))
+    found = model.logits(hidden).log_softmax(-1).gather(2, text[..., None])[..., 0]
+    return {"mean": float((found - expected).mean()), "absolute": float((found - expected).abs().mean())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("layers", 6), ("heads", 6), ("width", 384), ("vocab", 65), ("tokens", 256), ("batch", 8), ("rounds", 3), ("steps", 10)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--run", type=Path, help="a run folder of gpt whose trained weights show the quality of bf16")
+    parser.add_argument("--no-uncached", action="store_true", help="leave out generation without the cache, which is slow")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/generation.json"))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    bf16 = multiplies_bf16(torch.device(options.device))
+    result: dict[str, Any] = {"threads": torch.get_num_threads(), "device": options.device}
+    for half in (False, True) if bf16 else (False,):
+        label = "bf16" if half else "fp32"
+        result[f"step {label}"] = found = steps(options, half)
+        for name, seconds in found.items():
+            print(f"step {label}  {name:20} {1000 * seconds:8.1f} ms  {seconds / found['transformers']:.2f} x transformers", flush=True)
+    for batch in (1, 16):
+        result[f"generation {batch}"] = speeds = generation(options, batch, bf16)
+        for name, speed in speeds.items():
+            print(f"batch {batch:3}  {name:20} {speed:8.0f} tokens/s  {speed / speeds['transformers']:.2f} x transformers", flush=True)
+    result["bf16"] = quality(options)
+    print(
+        f"bf16 against float32 on generated text: mean {result['bf16']['mean']:+.5f}, absolute {result['bf16']['absolute']:.5f} nats/token",
+        flush=True,
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
