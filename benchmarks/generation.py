@@ -101,10 +101,8 @@ def generation(options: argparse.Namespace, batch: int, bf16: bool) -> dict[str,
     models = {"transformers": theirs(options).eval()}
     if bf16:
         models["transformers, bf16"] = theirs(options).eval().bfloat16()
-    runners: dict[str, Callable[[], object]] = {
-        name: lambda model=model: model.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=n, min_new_tokens=n, do_sample=True, top_k=0)
-        for name, model in models.items()
-    }  # fmt: skip
+    rule = {"max_new_tokens": n, "min_new_tokens": n, "do_sample": True, "top_k": 0, "attention_mask": torch.ones_like(start)}
+    runners: dict[str, Callable[[], object]] = {name: lambda model=model: model.generate(start, **rule) for name, model in models.items()}  # type: ignore[misc]
     own = ours(options).eval()
     runners["gpt"] = lambda: own.continuation(start, n, seed=0)
     if bf16:

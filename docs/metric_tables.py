@@ -8,7 +8,7 @@ from manykin.testing.degradations import TABLE as DEGRADATIONS
 from manykin.testing.degradations import Cell, Ground, digits_ground, survey, table_ground
 
 WEAK = 2.0
-DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "target": "a target"}
+DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "target": "a target", "none": "ranks nothing"}
 
 
 def reference() -> str:

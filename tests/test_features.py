@@ -333,8 +333,8 @@ def test_torchscript_file_gets_bytes(scripted, digits):
 def test_inception_is_only_what_is_named_so(scripted, digits, monkeypatch):
     path = scripted(Published())
     unnamed, named = (choose_extractor(f"{prefix}{path}", digits, "digits") for prefix in ("", "inception:"))
-    assert (unnamed.inception, named.inception) == (False, True)
-    assert named.name.startswith("Inception as named by the user, Published.pt (")
+    assert (unnamed.inception, named.inception) == (False, False)
+    assert named.name.startswith("Published.pt, fed like Inception (")
     assert unnamed.probabilities(digits.samples) is None
     assert torch.allclose(named.probabilities(digits.samples).sum(dim=1), torch.ones(360))
     assert torch.allclose(named.features(digits.samples), unnamed.features(digits.samples))

@@ -13,7 +13,7 @@ from manykin.contract import GenerativeModel, Sampler
 from manykin.data import load_data, load_rows
 from manykin.data import names as data_names
 from manykin.data.dataset import Dataset, Rows
-from manykin.errors import InvalidInput, ManykinError
+from manykin.errors import InvalidInput, ManykinError, suggest
 from manykin.fitted import Fitted
 from manykin.metrics import Case, Evaluation, Finding, chosen, judge, likelihood
 from manykin.metrics.bayes import bayes_rule
@@ -22,7 +22,7 @@ from manykin.metrics.judge import by_name, joined
 from manykin.metrics.ledger import flags
 from manykin.metrics.table import LIKELIHOOD, metric
 from manykin.random import hash_seed
-from manykin.spaces import Labels, Value, count, take
+from manykin.spaces import Labels, Table, Value, Vector, count, take
 from manykin.training.files import replace_tensors, write_json, writing
 
 MOST_SAMPLES = 2000
@@ -72,9 +72,10 @@ def evaluate(
     if condition is not None and fitted.condition is None:
         raise InvalidInput(f"a condition was given, but {fitted.name} was fitted without one; leave it out, or fit with a condition.")
     held = _held_out(fitted, data, condition)
-    found = _likelihood(fitted, held, k, seed) if LIKELIHOOD in names else Finding()
-    if any(name != LIKELIHOOD for name in names) and len(held.rows) >= FEW:
-        found = joined(found, _judged(fitted, held, wish))
+    found = _likelihood(fitted, held, k, wish) if LIKELIHOOD in names else Finding()
+    if any(name != LIKELIHOOD for name in names):
+        few = f"samples are not judged: {len(held.rows)} held-out rows are too few to say anything; expected at least {FEW}."
+        found = joined(found, _judged(fitted, held, wish) if len(held.rows) >= FEW else Finding(warnings=(few,)))
     caveats = _caveats(fitted) if data is None else []
     estimates = tuple(dataclasses.replace(each, note="; ".join(filter(None, [each.note, *caveats]))) for each in found.estimates)
     return Evaluation(fitted.name, held.name, estimates, found.warnings, found.details, found.tensors)
@@ -123,27 +124,43 @@ class _Held:
     @classmethod
     def of(cls, data: Dataset, name: str | None = None) -> "_Held":
         lossy = tuple(str(step) for step in data.provenance.get("lossy", ()))
-        return cls(data.test or data.val or data.train, name or data.name, data.entropy, data.train, data.classes, lossy)
+        held = data.test or data.val
+        return cls(held or data.train, name or data.name, data.entropy, None if held is None else data.train, data.classes, lossy)
 
 
-def _likelihood(fitted: Fitted, held: _Held, k: int | None, seed: int) -> Finding:
+def _likelihood(fitted: Fitted, held: _Held, k: int | None, wish: _Wish) -> Finding:
     """The likelihood of a normalised density, with a warning for each claim that no density can make."""
     density = fitted.density
     if density is None or not density.normalised:
-        return Finding()
-    found = tuple(likelihood(fitted.model, held.rows, k=k, seed=seed, entropy=held.entropy, lossy=held.lossy))
+        why = "has no density: it can only sample" if density is None else "is unnormalised: its log_prob lacks an unknown constant"
+        return Finding(warnings=(f"likelihood does not apply: {fitted.name} {why}.",) if LIKELIHOOD in wish.by_name else ())
+    found = tuple(likelihood(fitted.model, held.rows, k=k, seed=wish.seed, entropy=held.entropy, lossy=held.lossy))
     return Finding(found, warnings=tuple(f"{told}. Do not believe this likelihood; test the model with: manykin check." for told in flags(found)))
 
 
 def _judged(fitted: Fitted, held: _Held, wish: _Wish) -> Finding:
-    """Metrics of samples; where the model cannot draw any, the reason as a warning, so that its likelihood is not lost."""
+    """Metrics of samples; where the model cannot draw any, the reason as a warning, so that its likelihood is not lost.
+
+    Raises:
+        InvalidInput: for a sampler or a target that does not fit.
+    """
+    _check_target(fitted, wish.target)
     try:
         case = _case(fitted, held, wish)
-    except InvalidInput:
-        raise
-    except (ManykinError, ArithmeticError, RuntimeError) as failure:
-        return Finding(warnings=(f"no samples could be drawn, so they are not judged: {str(failure).splitlines()[0]}",))
+    except (ManykinError, ArithmeticError, RuntimeError, ValueError, TypeError, LookupError) as failure:
+        if wish.sampler is not None and isinstance(failure, InvalidInput):
+            raise
+        reason = (str(failure).splitlines() or [type(failure).__name__])[0]
+        return Finding(warnings=(f"no samples could be drawn, so they are not judged: {reason}",))
     return _look(wish, case, held.name)
+
+
+def _check_target(fitted: Fitted, target: str | None) -> None:
+    """Refuse a target that is neither a column nor what the model is conditioned on."""
+    columns = [column.name for column in getattr(fitted.space, "columns", ())] if isinstance(fitted.space, (Table, Vector)) else []
+    known = {*columns, *([_own_target(fitted) or "label", "label"] if fitted.condition is not None else [])}
+    if target is not None and target not in known:
+        raise InvalidInput(f"the target {target!r} is no column of these data.{suggest(target, known) if known else ' Leave it out.'}")
 
 
 def _case(fitted: Fitted, held: _Held, wish: _Wish) -> Case:

@@ -18,7 +18,7 @@ from manykin.metrics.frechet import (
 )
 from manykin.metrics.gaps import kolmogorov_smirnov, total_variation
 from manykin.metrics.gaussians import feature_moments, frechet_from_moments
-from manykin.metrics.judge import as_good_as_real, chosen, figure, judge
+from manykin.metrics.judge import as_good_as_real, chosen, figure, judge, standing
 from manykin.metrics.kernels import mmd, mmd_test
 from manykin.metrics.likelihoods import default_draws, likelihood, log_likelihoods
 from manykin.metrics.manifold import prdc
@@ -30,5 +30,5 @@ __all__ = [
     "classifier_two_sample", "column_distances", "compare_claims", "condition_accuracy", "ct_test", "default_draws", "energy_distance",
     "feature_moments", "figure", "flags", "frechet_distance", "frechet_from_moments", "frechet_infinity", "holdout_share", "inception_score",
     "judge", "kernel_distance", "kolmogorov_smirnov", "likelihood", "log_likelihoods", "mmd", "mmd_test", "nearest", "prdc", "sliced_wasserstein",
-    "total_variation", "wasserstein_1d",
+    "total_variation", "standing", "wasserstein_1d",
 ]  # fmt: skip

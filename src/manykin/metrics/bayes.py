@@ -7,14 +7,13 @@ from torch import Tensor
 
 from manykin.contract import GenerativeModel
 from manykin.data.dataset import Rows
+from manykin.metrics.draws import CHUNK_ENTRIES, MAX_CHUNK
 from manykin.metrics.likelihoods import MARGINAL_CLASSES, default_draws, log_likelihoods
 from manykin.random import hash_seed
 from manykin.spaces import Labels, Value, count, take
 
 MOST_DRAWS = 16
 """Draws an example and class where the likelihood is noisy."""
-CHUNK_ENTRIES = 2_000_000
-MAX_CHUNK = 4096
 
 
 def bayes_rule(model: GenerativeModel, seed: int = 0) -> Callable[[Value], Tensor] | None:

@@ -22,10 +22,11 @@ class Case:
     """Samples of one model beside the rows that it learned from and rows that it never saw.
 
     ``train`` and ``test`` carry labels where the data have them (-1: a class never seen in training), whether or not the model knows of them;
-    ``train`` is None where the training rows are not at hand. ``labels``: what each sample was
-    conditioned on, (n,) int64. ``draw(n, labels, seed)`` draws more samples, of given labels where the model is conditional; None where there is
-    no model, only samples. ``target``: the column that usefulness is judged by. ``classes``: the labels' space. ``classify``: log-posteriors
-    (n, classes) of the model's own Bayes rule, where it has one.
+    ``train`` is None where the training rows are not at hand. ``labels``: what each sample was conditioned on, (n,) int64.
+    ``draw(n, labels, seed)`` draws more samples, of given labels where the model is conditional; None where there is no model, only samples.
+    ``target``: the column that usefulness is judged by. ``classes``: the labels' space. ``classify``: log-posteriors (n, classes) of the model's
+    own Bayes rule, where it has one. ``stand_in``: real rows that take the place of samples in noise floors where the training rows are not at
+    hand.
     """
 
     space: Space
@@ -40,6 +41,7 @@ class Case:
     target: str | None = None
     sampler: str | None = None
     classify: Callable[[Value], Tensor] | None = None
+    stand_in: Rows | None = None
 
     @property
     def n(self) -> int:
@@ -58,8 +60,16 @@ class Case:
 
     @cached_property
     def seen(self) -> Rows | None:
-        """As many training rows as samples, drawn by seed: what stands in for samples in a noise floor."""
-        return None if self.train is None else _most(self.train, self.n, self.seed)
+        """As many training rows as samples, drawn by seed: what takes the place of samples in a noise floor; None where there are none."""
+        rows = self.stand_in if self.train is None else self.train
+        return None if rows is None else _most(rows, self.n, self.seed)
+
+    @cached_property
+    def forged(self) -> "list[Value]":
+        """Crude forgeries of the rows of the noise floor: :func:`manykin.metrics.floors.forgeries`."""
+        from manykin.metrics.floors import forgeries
+
+        return forgeries(self)
 
     @cached_property
     def encode(self) -> Encoder:

@@ -124,7 +124,7 @@ def loss(estimate: Estimate) -> float:
     if estimate.quantity != SAMPLES:
         return estimate.value
     told = figure(estimate.name.removesuffix(FLOOR))
-    if told is None or told.better == "lower":
+    if told is None or told.better in ("lower", "none"):
         return estimate.value
     return -estimate.value if told.better == "higher" else abs(estimate.value - (told.ideal or 0.0))
 

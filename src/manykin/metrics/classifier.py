@@ -175,8 +175,8 @@ METRIC = Metric(
         Figure(
             name="c2st_accuracy",
             title="classifier's accuracy",
-            better="target",
-            range="0 to 1; 0.5: not told apart; below 0.5 is noise too",
+            better="lower",
+            range="0 to 1; 0.5: not told apart; below 0.5 is noise, not better than 0.5",
             meaning="How often a classifier tells a sample from a held-out row: one half means it cannot, 1 that it always can.",
             formula="share of test rows that the better of logistic regression and gradient boosting tells right",
             source="D. Lopez-Paz and M. Oquab, Revisiting classifier two-sample tests, 2017",
@@ -189,8 +189,8 @@ METRIC = Metric(
         Figure(
             name="c2st_auc",
             title="classifier's area under the ROC curve",
-            better="target",
-            range="0 to 1; 0.5: not told apart; below 0.5 is noise too",
+            better="lower",
+            range="0 to 1; 0.5: not told apart; below 0.5 is noise, not better than 0.5",
             meaning="How often a classifier scores a sample above a held-out row: one half means it cannot tell them apart, 1 that it always can.",
             formula="P(score of a sample > score of a held-out row) + P(equal) / 2, over test rows",
             source="D. Lopez-Paz and M. Oquab, Revisiting classifier two-sample tests, 2017; H. B. Mann and D. R. Whitney, 1947",
@@ -201,7 +201,7 @@ METRIC = Metric(
         Figure(
             name="c2st_p",
             title="classifier's p-value",
-            better="higher",
+            better="none",
             range="0 to 1; uniform for equal laws",
             meaning="How often a classifier would do this well if samples and data were of one law: below 0.05 is evidence that they are not.",
             formula="one-sided Mann-Whitney test of the scores of test rows",

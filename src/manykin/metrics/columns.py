@@ -53,7 +53,7 @@ def column_distances(case: Case) -> Finding:
     columns = table_columns(case.space)
     real = matrix(case.held.all().x)
     fake = matrix(case.samples)
-    seen = None if case.seen is None or case.train is None else matrix(case.seen.all().x)
+    seen = None if case.seen is None else matrix(case.seen.all().x)
     bins = min(max(math.isqrt(min(len(real), len(fake)) // ROWS_A_CELL), 3), MOST_BINS)
     binning, pairs = Binning.of(columns, matrix(case.known.all().x), bins), chosen_pairs(len(columns), case.seed)
     sides = [(fake, ""), (seen, "_floor")]

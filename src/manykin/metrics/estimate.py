@@ -22,7 +22,8 @@ class Estimate:
     ``strength``: exact, bound, estimate or unnormalised: two values of different strength are not comparable without saying so. ``quantity``: what
     was measured (``log p(x)``, ``log p(x | c)``, ``samples``): values of different quantities are not comparable at all. ``sampler``: the sampler
     behind a metric of samples, None for the model's own. ``n``: examples. ``stderr``: standard error of ``value`` over examples; None: unknown.
-    ``data``: what was done to the data before the number was computed: the transform and its draws, the features and their extractor.
+    ``data``: what was done to the data before the number was computed: the transform and its draws, the features and their extractor. ``tells``:
+    whether this metric of samples, at this size, tells real rows from crude forgeries; None where that was not tried.
     """
 
     name: str
@@ -35,11 +36,13 @@ class Estimate:
     quantity: str = LOG_P
     sampler: str | None = None
     data: str = ""
+    tells: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: a value or error that is not finite becomes None, and the note says why.
 
-        ``quantity``, ``sampler`` and ``data`` appear only where they differ from their defaults, ``infinite`` (1 or -1) only for an infinite value.
+        ``quantity``, ``sampler`` and ``data`` appear only where they differ from their defaults, ``infinite`` (1 or -1) only for an infinite value,
+        ``tells`` only where it is known.
         """
         finite = math.isfinite(self.value)
         stderr = self.stderr if self.stderr is not None and math.isfinite(self.stderr) else None
@@ -53,7 +56,13 @@ class Estimate:
             "note": self.note if finite or self.note else f"the value is {self.value}",
         }
         sign = math.copysign(1, self.value) if math.isinf(self.value) else 0
-        extra = {"quantity": (self.quantity, LOG_P), "sampler": (self.sampler, None), "data": (self.data, ""), "infinite": (int(sign), 0)}
+        extra: dict[str, tuple[Any, Any]] = {
+            "quantity": (self.quantity, LOG_P),
+            "sampler": (self.sampler, None),
+            "data": (self.data, ""),
+            "infinite": (int(sign), 0),
+        }
+        extra["tells"] = (self.tells, None)
         return data | {key: value for key, (value, default) in extra.items() if value != default}
 
     @classmethod
@@ -71,6 +80,7 @@ class Estimate:
             quantity=str(data.get("quantity", LOG_P)),
             sampler=data.get("sampler"),
             data=str(data.get("data", "")),
+            tells=data.get("tells"),
         )
 
     def __str__(self) -> str:

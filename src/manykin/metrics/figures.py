@@ -19,13 +19,14 @@ LEVELS: tuple[Level, ...] = ("quick", "standard", "full")
 class Figure:
     """One number that a metric yields, explained.
 
-    ``better``: ``lower``, ``higher``, or ``target`` where a value on either side of ``ideal`` is worse. ``meaning``: one sentence for a reader who
+    ``better``: ``lower``, ``higher``, ``target`` where a value on either side of ``ideal`` is worse, or ``none`` for a figure that ranks nothing,
+    such as a p-value. ``meaning``: one sentence for a reader who
     knows nothing of it. ``sees``: the degradations of :data:`manykin.testing.degradations.TABLE` that it claims to see.
     """
 
     name: str
     title: str
-    better: Literal["lower", "higher", "target"]
+    better: Literal["lower", "higher", "target", "none"]
     range: str
     meaning: str
     formula: str

@@ -103,6 +103,16 @@ class Distance:
     second: Tensor
     rank: int
 
+    @property
+    def jackknife(self) -> float:
+        """The infinitesimal jackknife's variance of the value."""
+        return jackknife(self.first, self.second)
+
+
+def jackknife(first: Tensor, second: Tensor) -> float:
+    """The variance of a statistic of two samples that follows from its derivatives in the weight of each row, (n,) and (m,)."""
+    return float(first.var()) / len(first) + float(second.var()) / len(second)
+
 
 def gaussian_distance(a: Tensor, b: Tensor) -> Distance:
     """The Fréchet distance between the Gaussians fitted to two samples, (n, d) and (m, d), float64."""

@@ -1,17 +1,20 @@
 """Running the table of metrics over a case: values, the noise floor beside each, and what stands in the way of the others."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from manykin.errors import InvalidInput, suggest
-from manykin.metrics.case import Case
+from manykin.metrics.case import MOST, Case
 from manykin.metrics.estimate import FLOOR, SAMPLES, Estimate
 from manykin.metrics.figures import LEVELS, Figure, Finding, Metric
+from manykin.metrics.floors import P_VALUE, fair, tells
 from manykin.metrics.table import LIKELIHOOD, TABLE, metric
-from manykin.spaces import Value, take
+from manykin.spaces import Value, count, take
 
 INCEPTION = {"frechet_distance": "fid", "frechet_distance_inf": "fid_inf", "kernel_distance": "kid"}
 """What distances of features are called over Inception's, and over no other network's."""
@@ -43,6 +46,10 @@ def judge(case: Case, names: Sequence[str], asked: Collection[str] = ()) -> Find
     feature) becomes a warning that says why; nothing else is lost. Samples that are not finite are counted, and left out of all other metrics.
     """
     case, found = _finite(case)
+    if case.n == 0:
+        return found
+    case, remark = fair(case)
+    found = joined(found, remark)
     for name in names:
         if name == LIKELIHOOD:
             continue
@@ -67,7 +74,7 @@ def judge(case: Case, names: Sequence[str], asked: Collection[str] = ()) -> Find
 def by_name(wanted: str | Sequence[str]) -> set[str]:
     """The metrics that were asked for by their own name."""
     names = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
-    return set(names) & set(TABLE)
+    return set(names) & {LIKELIHOOD, *TABLE}
 
 
 def joined(first: Finding, second: Finding) -> Finding:
@@ -88,24 +95,46 @@ def figure(name: str) -> Figure | None:
     return known.get(base) or next((each for key in TABLE for each in metric(key).figures if each.name == base), None)
 
 
-def as_good_as_real(value: Estimate, floor: Estimate | None) -> bool:
-    """Whether a metric of samples cannot be told from that of real rows: within two standard errors of its floor, or better than it.
+def standing(value: Estimate, floor: Estimate | None) -> Literal["as good", "worse", "cannot tell", ""]:
+    """How a metric of samples stands beside its noise floor.
 
-    A p-value, which is uniform for real rows whatever its floor happened to be, is as good as theirs above 0.05.
+    ``as good``: it is within two standard errors of its floor, or better; a p-value, which is uniform for real rows whatever its floor happened to
+    be, above 0.05. ``cannot tell``: so it is, but at this size the metric does not even tell crude forgeries from real rows (:attr:`Estimate.tells`).
+    ``worse``: neither. Empty where nothing can be said: no floor, or a figure that ranks nothing.
     """
+    if not _measurable(value, floor):
+        return ""
+    assert floor is not None
+    if _worse(value, floor):
+        return "worse"
+    return "cannot tell" if floor.tells is False else "as good"
+
+
+def as_good_as_real(value: Estimate, floor: Estimate | None) -> bool:
+    """Whether a metric of samples, which at this size tells crude forgeries from real rows, does not tell the samples from them: :func:`standing`."""
+    return standing(value, floor) == "as good"
+
+
+def _measurable(value: Estimate, floor: Estimate | None) -> bool:
     told = figure(value.name)
-    if value.unit == "p-value":
-        return value.value > 0.05
-    if floor is None or told is None:
+    if floor is None or told is None or not math.isfinite(value.value):
         return False
+    return value.unit == P_VALUE or told.better != "none"
+
+
+def _worse(value: Estimate, floor: Estimate, errors: float = 2.0, level: float = 0.05) -> bool:
+    """Whether a value is worse than its floor by so many standard errors, or a p-value at most ``level``."""
+    told = figure(value.name.removesuffix(FLOOR))
+    assert told is not None
+    if value.unit == P_VALUE:
+        return value.value <= level
     gap = value.value - floor.value
-    margin: float = 2 * ((value.stderr or 0.0) ** 2 + (floor.stderr or 0.0) ** 2) ** 0.5
-    worse = {"lower": gap, "higher": -gap, "target": abs(gap)}[told.better]
-    return bool(worse <= margin)
+    margin: float = errors * ((value.stderr or 0.0) ** 2 + (floor.stderr or 0.0) ** 2) ** 0.5
+    return bool({"lower": gap, "higher": -gap, "target": abs(gap), "none": 0.0}[told.better] > margin)
 
 
 def _pair(case: Case, wanted: Metric) -> Finding:
-    """A pair metric and its floor."""
+    """A pair metric, its floor, and whether it tells forgeries from real rows."""
     real = case.held.all().x
     points, name = case.view("numbers" if wanted.view == "values" else wanted.view)
     fixed = None if wanted.view == "values" else points(real)
@@ -114,13 +143,17 @@ def _pair(case: Case, wanted: Metric) -> Finding:
     def compute(fake: Value) -> list[Estimate]:
         found: Estimate | Sequence[Estimate]
         found = wanted.compute(case.space, real, fake, seed=case.seed) if fixed is None else wanted.compute(fixed, points(fake), seed=case.seed)
+        about = {"quantity": SAMPLES, "n": min(count(fake), MOST)}
         each_one = [found] if isinstance(found, Estimate) else found
-        return [dataclasses.replace(each, name=names.get(each.name, each.name), data=each.data or name, quantity=SAMPLES) for each in each_one]
+        return [dataclasses.replace(each, name=names.get(each.name, each.name), data=each.data or name, **about) for each in each_one]  # type: ignore[arg-type]
 
     found = [dataclasses.replace(each, sampler=case.sampler) for each in compute(case.samples)]
-    enough = case.seen is not None and len(case.seen) >= wanted.minimum
-    floors = {each.name: dataclasses.replace(each, name=each.name + FLOOR) for each in compute(case.seen.all().x)} if enough and case.seen else {}
-    return Finding(tuple(each for value in found for each in (value, floors.get(value.name)) if each is not None))
+    if case.seen is None or len(case.seen) < wanted.minimum:
+        return Finding(tuple(found))
+    floors = compute(case.seen.all().x)
+    known = tells(floors, compute, case.forged, lambda value, floor: _worse(value, floor, 3.0, 1e-3))
+    beside = {each.name: dataclasses.replace(each, name=each.name + FLOOR, tells=each.name in known) for each in floors}
+    return Finding(tuple(each for value in found for each in (value, beside.get(value.name)) if each is not None))
 
 
 def _finite(case: Case) -> tuple[Case, Finding]:

@@ -199,7 +199,7 @@ METRIC = Metric(
         Figure(
             name="mmd_p",
             title="MMD p-value",
-            better="higher",
+            better="none",
             range="0.001 to 1; uniform on it for equal laws",
             meaning="How often two samples of one law would differ as much as these do: below 0.05 is evidence that they are not of one.",
             formula="share of 999 random relabellings of at most 500 + 500 rows, the true one included, whose MMD^2 is at least the true one's",

@@ -216,9 +216,18 @@ def _grouped(name: str, pairs: Sequence[tuple[R, Estimate]]) -> list[Group[R]]:
     keys = sorted(found, key=place)
     units = {(key.quantity, key.strength) for _, key in keys if sum(_same_but_unit(key, other) for _, other in keys) > 1}
     return [
-        Group(name, key[1], _sentence(name, key[1], (key[1].quantity, key[1].strength) in units), _ordered(found[key]), _remarks(found[key]))
+        Group(
+            name, key[1], _sentence(name, key[1], (key[1].quantity, key[1].strength) in units),
+            _ordered(found[key], ranked=_ranks(found[key][0][1])), _remarks(found[key]),
+        )
         for key in keys
     ]  # fmt: skip
+
+
+def _ranks(estimate: Estimate) -> bool:
+    """Whether values of this name may be ordered at all: a p-value may not."""
+    told = figure(estimate.name) if estimate.quantity == SAMPLES else None
+    return told is None or told.better != "none"
 
 
 def _same_but_unit(a: Key, b: Key) -> bool:

@@ -96,7 +96,7 @@ class Cell:
         if self.value.unit == P_VALUE:
             return -float(torch.special.ndtri(torch.tensor(max(value, 1e-300), dtype=torch.float64)))
         ideal = told.ideal or 0.0
-        gap = {"lower": value - honest, "higher": honest - value, "target": abs(value - ideal) - abs(honest - ideal)}[told.better]
+        gap = {"lower": value - honest, "higher": honest - value, "target": abs(value - ideal) - abs(honest - ideal), "none": 0.0}[told.better]
         error: float = ((self.value.stderr or 0.0) ** 2 + (self.honest.stderr or 0.0) ** 2) ** 0.5
         if error > 0:
             return gap / error

@@ -18,7 +18,7 @@ def choose_extractor(features: str | Extractor, case: Case, data: str) -> Extrac
     - ``own``: a small network trained on the training rows of the case (:func:`manykin.metrics.features.own.own_network`); ``own:3`` with seed 3.
     - ``none``: None; metrics work on pixels.
     - the path of a file: TorchScript (:func:`manykin.metrics.features.torchscript.torchscript_network`). Called Inception where its sha256 is that
-      of NVIDIA's file, or where the user writes ``inception:PATH``.
+      of NVIDIA's file; ``inception:PATH`` feeds another file in the same way.
     - a hub id, ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, or a local folder with ``config.json``
       (:func:`manykin.metrics.features.hub.hub_network`).
     - an :class:`manykin.metrics.extractor.Extractor`: itself.

@@ -27,24 +27,24 @@ class TorchScriptNetwork:
     picture, (n, d) or (n, d, 1, 1). Class probabilities are asked of Inception alone, with ``no_output_bias=True``, for its Inception Score.
     """
 
-    def __init__(self, network: Any, digest: str, name: str, inception: bool, convert: Any) -> None:
-        self._network, self._convert = network, convert
+    def __init__(self, network: Any, digest: str, name: str, like_inception: bool, convert: Any) -> None:
+        self._network, self._convert, self._bytes = network, convert, like_inception
         self._known = {argument.name for argument in network.forward.schema.arguments}
-        self.hash, self.name, self.inception = digest, name, inception
+        self.hash, self.name, self.inception = digest, name, digest in INCEPTION
 
     def features(self, x: Tensor) -> Tensor:
         options = {"return_features": True} if "return_features" in self._known else {}
         return in_batches(x, lambda part: self._call(part, options), LARGE_BATCH)
 
     def probabilities(self, x: Tensor) -> Tensor | None:
-        if not self.inception or "no_output_bias" not in self._known:
+        if not self._bytes or "no_output_bias" not in self._known:
             return None
         return in_batches(x, lambda part: self._call(part, {"no_output_bias": True}), LARGE_BATCH)
 
     def _call(self, part: Tensor, options: dict[str, bool]) -> Tensor:
         pictures = self._convert(part).contiguous()
         try:
-            found = self._network(pictures.to(torch.uint8) if self.inception else pictures, **options)
+            found = self._network(pictures.to(torch.uint8) if self._bytes else pictures, **options)
         except RuntimeError as error:
             raise InvalidInput(f"{self.name} cannot look at pictures of shape {tuple(pictures.shape)}: {_last_line(error)}. Expected a network that "
                                "takes (n, 3, height, width) of 0 to 255 and resizes them itself.") from error  # fmt: skip
@@ -59,8 +59,8 @@ class TorchScriptNetwork:
 def torchscript_network(path: Path, case: Case, named_inception: bool = False) -> TorchScriptNetwork:
     """Load a TorchScript file that the user names.
 
-    TorchScript is code: load only files that you trust. It is called Inception, and distances over it FID, only where its sha256 is that of a known
-    file, or where the user says so (``inception:PATH``).
+    TorchScript is code: load only files that you trust. Distances over it are called FID only where its sha256 is that of the published Inception
+    file; ``inception:PATH`` feeds any other file as that one is fed, and results keep their own names.
 
     Raises:
         InvalidInput: where there is no such file, or it is no TorchScript, or its output cannot be used.
@@ -78,7 +78,7 @@ def torchscript_network(path: Path, case: Case, named_inception: bool = False) -
             f"{path} is not a TorchScript file ({_first_words(error)}); save the network with torch.jit.script(network).save(PATH)."
         ) from error
     inception = named_inception or digest in INCEPTION
-    title = "Inception" if digest in INCEPTION else f"Inception as named by the user, {path.name}" if inception else path.name
+    title = "Inception" if digest in INCEPTION else f"{path.name}, fed like Inception" if inception else path.name
     return TorchScriptNetwork(network, digest, f"{title} ({digest[:8]})", inception, as_bytes(case, path.name))
 
 

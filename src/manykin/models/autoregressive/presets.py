@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
+import torch
+
 from manykin.contract import Preset
-from manykin.spaces import Space, Tokens
+from manykin.spaces import Space
 
 NANOGPT = {
     "positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": False, "bias": False, "tie": True, "optimizer": "adamw",
@@ -15,9 +17,9 @@ LONG = {"schedule": "cosine", "warmup": 50, "clip": 1.0, "weight_decay": 0.1}
 
 def default(space: Space, n: int) -> Preset:
     """Sized by the number of symbols: small and regularised for few, with early stopping; larger and in bfloat16 for many."""
-    assert isinstance(space, Tokens)
-    symbols, batch = n * space.length, max(8, min(64, 4096 // space.length))
-    passes = {"max_steps": max(300, min(1500, 12 * symbols // (batch * space.length)))}
+    length = max(torch.Size(space.shape).numel(), 1)
+    symbols, batch = n * length, max(8, min(64, 4096 // length))
+    passes = {"max_steps": max(300, min(1500, 12 * symbols // (batch * length)))}
     if symbols < 200_000:
         model = {"layers": 2, "heads": 2, "width": 64, "dropout": 0.1}
         return Preset(model, {**LONG, **passes, "batch_size": batch, "lr": 5e-3, "patience": 5})
