@@ -19,6 +19,7 @@ from manykin.comparison.setup import Candidate, Setup, candidates, check_same, r
 from manykin.comparison.splits import HOLDOUT, hold_out, with_test
 from manykin.comparison.summary import Outcome, Ruler, row_of, run_of
 from manykin.comparison.table import counted
+from manykin.comparison.trust import check_data, check_features, first_line, whole, wrong
 from manykin.config import Config
 from manykin.contract import GenerativeModel
 from manykin.data import load_data
@@ -70,7 +71,8 @@ def compare(
         max_steps: steps a model.
         metrics: ``quick``, ``standard``, ``full``, or names of metrics; as in :func:`evaluate`, like the next three.
         n: samples to draw for metrics of samples.
-        features: what looks at pictures: ``own``, ``none``, a path, or the id of a model on the hub.
+        features: what looks at pictures: ``own``, ``none``, a path, or the id of a model on the hub. A path or id that ``like`` would repeat has to
+            be given again: it is loaded and run, and a folder can come from anybody.
         target: the column that usefulness predicts.
         out: a folder to write; None keeps nothing but the result.
         seed: of everything: the split, each fit, each evaluation.
@@ -82,14 +84,14 @@ def compare(
 
     Raises:
         InvalidInput: for data, numbers or a folder that cannot be used.
-        CheckpointMismatch: where ``resume`` meets another comparison.
+        CheckpointMismatch: where ``resume`` meets another comparison; where the folder of ``like`` or ``resume`` is damaged or was changed.
     """
     if resume and (force or out is None):
         raise InvalidInput("resume goes on with the comparison in out; give out, and no force.")
     if like is not None:
         if models is not None or data is not None:
             raise InvalidInput("like repeats a comparison with its own models and data; leave models and data out.")
-        setup, prepared = _repeated(Path(like).expanduser())
+        setup, prepared = _repeated(Path(like).expanduser(), features)
     elif data is None:
         raise InvalidInput("compare was given no data; expected a data set's name, a path, an array, tensor, DataFrame or list of strings.")
     else:
@@ -105,14 +107,19 @@ def compare(
         return _Race(setup, folder, out is not None, resume, tell).run()
 
 
-def _repeated(like: Path) -> tuple[Setup, Dataset]:
-    """The setup and data of a comparison that is to be repeated, with the steps that each of its runs took."""
-    setup = Setup.from_json(read_setup(like))
+def _repeated(like: Path, features: str) -> tuple[Setup, Dataset]:
+    """The setup and data of a comparison that is to be repeated, with the steps that each of its runs took; nothing in the folder is trusted."""
+    setup = Setup.from_json(read_setup(like)).check()
+    check_features(like, setup.features, features)
     try:
         rows = json.loads((like / FILE).read_text())
-        steps = {str(run["folder"]): int(run["max_steps"]) for row in rows for run in row["runs"] if run.get("max_steps") is not None}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        steps = {str(run["folder"]): run["max_steps"] for row in rows for run in row["runs"] if run.get("max_steps") is not None}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointMismatch(f"{like / FILE} is missing or damaged ({type(error).__name__}); expected a comparison that has been run.") from error
+    odd = next((each for each in steps.values() if not whole(each, 1)), None)
+    if odd is not None:
+        raise wrong(like / FILE, "max_steps", odd, "an integer of at least 1")
+    check_data(like / DATA, setup.data["sha256"])
     return dataclasses.replace(setup, steps=steps), read_dataset(like / DATA)
 
 
@@ -130,7 +137,9 @@ def _settle(setup: Setup, data: Dataset, folder: Path, resume: bool) -> Setup:
     setup = dataclasses.replace(setup, data={"name": data.name, "sha256": sha256})
     if begun:
         setup = dataclasses.replace(setup, threads=check_same(folder, setup))
-        if not (folder / DATA).is_file():
+        if (folder / DATA).is_file():
+            check_data(folder / DATA, sha256)
+        else:
             write_dataset(data, folder / DATA)
     if not (begun and (folder / REAL).is_file()):
         assert data.test is not None
@@ -226,7 +235,7 @@ class _Race:
             with writing(result):
                 replace_file(result, json.dumps(outcome, allow_nan=False).encode())
         except Exception as error:
-            return None, (str(error).splitlines() or [""])[0] or type(error).__name__
+            return None, first_line(error)
         finally:
             torch.set_num_threads(threads)
         return outcome, None

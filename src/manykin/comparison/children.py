@@ -3,12 +3,14 @@
 It is started as ``python -m manykin``, never by ``multiprocessing``: a user's script without ``if __name__ == "__main__"`` is not run again.
 """
 
+import _thread
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,8 @@ import manykin
 PATIENCE = 60.0
 """Seconds that an interrupted run has to save its state before it is killed."""
 ERROR = "manykin: error: "
+WATCH = "MANYKIN_PARENT_HOLDS_STDIN"
+"""The environment variable that tells a run that its standard input closes when the comparison is gone."""
 
 
 def able() -> bool:
@@ -30,7 +34,8 @@ def able() -> bool:
 def run_child(arguments: Sequence[str], result: Path, log: Path, threads: int) -> str | None:
     """Run ``manykin ARGUMENTS`` in a process of its own, standard output into ``result``, everything else into ``log``.
 
-    An interruption of this process (Ctrl-C, SIGTERM) is passed on once, and waits until the run has saved itself.
+    An interruption of this process (Ctrl-C, SIGTERM) is passed on once, and waits until the run has saved itself. Where this process ends without a
+    word (SIGKILL), the run notices: see :func:`end_with_parent`.
 
     Returns:
         None where it succeeded, else what went wrong, in one line.
@@ -46,6 +51,26 @@ def run_child(arguments: Sequence[str], result: Path, log: Path, threads: int) -
     return None if code == 0 else _reason(code, log)
 
 
+def end_with_parent() -> None:
+    """In a run of :func:`run_child`: be interrupted, as by Ctrl-C, when the comparison is gone, however it ended; nothing in any other process.
+
+    The comparison holds a pipe to the run's standard input and writes nothing: its end is the end of the comparison, on every platform.
+    """
+    if os.environ.pop(WATCH, "") == "1":
+        threading.Thread(target=_watch, name="manykin-parent", daemon=True).start()
+
+
+def _watch() -> None:
+    try:
+        while os.read(0, 1):  # Not sys.stdin: a thread that waits there holds a lock which the interpreter wants at its end.
+            pass
+    except OSError:
+        return
+    _thread.interrupt_main()
+    time.sleep(PATIENCE)
+    os._exit(130)
+
+
 def read_result(path: Path) -> dict[str, Any] | None:
     """What a run that came to its end printed; None for one that did not."""
     try:
@@ -58,13 +83,16 @@ def read_result(path: Path) -> dict[str, Any] | None:
 def _wait(command: Sequence[str], out: IO[bytes], words: IO[bytes], threads: int) -> int:
     # A session of its own: a Ctrl-C on the terminal reaches the run once, through this process, and not a second time, which would end it unsaved.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=out, stderr=words, env=_environment(threads), start_new_session=os.name == "posix"
+        command, stdin=subprocess.PIPE, stdout=out, stderr=words, env=_environment(threads), start_new_session=os.name == "posix"
     )
     try:
         return process.wait()
     except BaseException:
         _stop(process)
         raise
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -79,7 +107,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 def _environment(threads: int) -> Mapping[str, str]:
     """The caller's environment with as many threads, and with this very package where it was not installed."""
     count = str(threads)
-    chosen = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "NO_COLOR": "1"}
+    chosen = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "NO_COLOR": "1", WATCH: "1"}
     home = Path(manykin.__file__).resolve().parents[1]
     if home.name not in ("site-packages", "dist-packages"):
         chosen["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
@@ -96,7 +124,7 @@ def _reason(code: int, log: Path) -> str:
             return f"the process crashed ({name}); see its log, and try other versions of torch and its libraries."
     lines = log.read_text(errors="replace").splitlines()
     told = next((line for line in reversed(lines) if line.startswith(ERROR)), None)
-    if told is not None:
+    if told is not None and told != ERROR:
         return told.removeprefix(ERROR)
     last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
     return f"the process ended with code {code}: {last.removeprefix('manykin: ')}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from manykin.comparison import rows, setup
+from manykin.comparison.trust import is_plain
 from manykin.errors import InvalidInput
 from manykin.training import RunFolder
 from manykin.training.files import remove
@@ -77,7 +78,7 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier comparison wrote: its own files and the run folders that it names. Everything else stays."""
     for name in _names(folder):
         run = RunFolder(folder / name)
-        if Path(name).name == name and run.path.is_dir() and not run.path.is_symlink() and run.recognised:
+        if is_plain(name) and run.path.is_dir() and not run.path.is_symlink() and run.recognised:
             RunFolder.create(run.path, force=True).release()
             (run.path / LOCK).unlink(missing_ok=True)
             with suppress(OSError):

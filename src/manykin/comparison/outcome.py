@@ -1,10 +1,12 @@
 """What one fit and its evaluation leave for a comparison: plain JSON, the same from a process of its own and from this one."""
 
+import dataclasses
 import time
 from typing import Any
 
 import torch
 
+from manykin.comparison.trust import first_line
 from manykin.evaluation import evaluate, save_evaluation
 from manykin.fitted import Fitted
 from manykin.metrics import Evaluation
@@ -21,16 +23,23 @@ def judged(
 ) -> tuple[Evaluation, dict[str, Any]]:  # fmt: skip
     """Evaluate a model that was just fitted on the held-out rows of its data, keep the evaluation in its run folder, and sum all up.
 
+    A model that cannot draw samples keeps its likelihood: its speed of sampling is None, and a warning of the evaluation says why.
+
     Arguments as for :func:`manykin.evaluation.evaluate`.
 
     Returns:
         The evaluation, and an object with ``model``, ``data``, ``density``, ``steps``, ``max_steps``, ``seconds``, ``stopped``, ``parameters``,
-        ``peak_memory_bytes``, ``evaluation`` and ``sampling`` (``n`` and ``seconds``).
+        ``peak_memory_bytes``, ``evaluation`` and ``sampling`` (``n`` and ``seconds``, or None).
     """
     evaluation = evaluate(fitted, metrics=metrics, n=n, k=k, features=features, target=target, seed=seed)
+    sampling: dict[str, Any] | None = None
+    try:
+        sampling = {"n": SAMPLES, "seconds": sampling_seconds(fitted, SAMPLES, seed)}
+    except Exception as error:
+        told = f"the speed of sampling is not known, for the model cannot draw: {first_line(error)}. Test it with: manykin check."
+        evaluation = dataclasses.replace(evaluation, warnings=(*evaluation.warnings, told))
     if fitted.folder is not None:
         save_evaluation(fitted.folder, evaluation)
-    sampling = {"n": SAMPLES, "seconds": sampling_seconds(fitted, SAMPLES, seed)}
     return evaluation, {**summed_up(fitted), "evaluation": evaluation.to_json(), "sampling": sampling}
 
 

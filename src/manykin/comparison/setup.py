@@ -10,6 +10,7 @@ import torch
 
 from manykin import __version__
 from manykin.api import model_class
+from manykin.comparison.trust import check_setup, first_line
 from manykin.config import Config
 from manykin.errors import CheckpointMismatch, InvalidInput
 from manykin.metrics import chosen
@@ -106,12 +107,15 @@ class Setup:
         """Read :meth:`to_json` back.
 
         Raises:
-            InvalidInput: for a model that only the process of the original could build.
+            InvalidInput: for a model that only the process of the original could build, that is not known here, or whose options are none.
         """
         models = []
         for each in data["models"]:
             if each["name"] is None:
                 raise InvalidInput(f"the model {each['label']!r} is in no table, so that a folder cannot bring it back; compare it by a new call.")
+            cls_of = get(each["name"])
+            if each["options"] is not None:
+                cls_of.config_class.from_json(each["options"])
             models.append(Candidate(each["label"], each["name"], each["options"], each["name"]))
         return cls(
             tuple(models), data["data"], tuple(data["seeds"]), data["preset"], data["budget"]["max_time"], data["budget"]["max_steps"],
@@ -161,7 +165,7 @@ def read_setup(folder: Path) -> dict[str, Any]:
     """The content of ``comparison.json``.
 
     Raises:
-        CheckpointMismatch: for a file that is missing, damaged or newer.
+        CheckpointMismatch: for a file that is missing, damaged or newer, or holds values that no comparison writes.
     """
     path = folder / FILE
     try:
@@ -169,12 +173,13 @@ def read_setup(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointMismatch(f"{path} is missing: {folder} is not a comparison, or one of an older version; give another folder.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointMismatch(f"{path} cannot be read: it is truncated or damaged ({error}).") from error
+        raise CheckpointMismatch(f"{path} cannot be read: it is truncated or damaged ({first_line(error)}).") from error
     missing = [key for key in Setup((), {}).to_json() if not isinstance(found, dict) or key not in found]
     if missing:
         raise CheckpointMismatch(f"{path}: key {missing[0]!r} is missing.")
-    if found["format"] > FORMAT:
+    if isinstance(found["format"], int) and found["format"] > FORMAT:
         raise CheckpointMismatch(f"{path} has format {found['format']}; this version reads up to {FORMAT}: install a newer manykin.")
+    check_setup(path, found)
     return found
 
 

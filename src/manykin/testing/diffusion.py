@@ -229,7 +229,7 @@ def guidance_starts_from_the_average(ctx: Context) -> None:
 @check(when=countable_estimate)
 def estimated_mass_near_one(ctx: Context) -> None:
     """The exponential of an estimated log_prob adds up to one within 5 %, and its law is that of the samples within 5 % of all mass."""
-    space, n = ctx.declared.space, 8192 if ctx.full else 2048
+    space, n = ctx.declared.space, 8192 if ctx.full else 1024
     axes = partition(ctx)
     for condition in ctx.condition_values()[: None if ctx.full else 1]:
         masses = integrate(lambda x, seed, c=condition: ctx.log_prob(x, c), space, axes, pairs=4 if ctx.full else 2)  # type: ignore[misc]

@@ -74,6 +74,7 @@ class Diffusion(GenerativeModel):
     family = "diffusion"
     samplers: ClassVar[tuple[type[Sampler], ...]] = (Heun, DPMSolver, DDIM, Euler, Ancestral)
     own_sampler: ClassVar[Solver] = Heun()
+    sample_block = 64
 
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         wanted = "auto" if config is None else getattr(config, "network", "auto")
