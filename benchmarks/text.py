@@ -27,6 +27,7 @@ import torch
 
 import manykin as mk
 from manykin.errors import InvalidInput
+from manykin.metrics.likelihoods import likelihood
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def fit(
 
 def score(fitted: Any) -> tuple[float, float]:
     """Nats per character of the last tenth, and their standard error over blocks."""
-    found = {metric.name: metric for metric in mk.evaluate(fitted).metrics}["bits_per_dim"]
+    found = {metric.name: metric for metric in likelihood(fitted.model, fitted.data.test)}["bits_per_dim"]
     return found.value * math.log(2), (found.stderr or 0.0) * math.log(2)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,15 +18,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import manykin as mk
+from manykin.cli.compare import show_comparison
+from manykin.cli.output import Output, Settings
 from manykin.cli.run import run
-from manykin.comparison.rows import Comparison, Row, revived
+from manykin.comparison.children import WATCH
+from manykin.comparison.rows import Comparison, Row, Run, revived
 from manykin.comparison.setup import candidates, seeds_of
+from manykin.comparison.splits import with_test
 from manykin.comparison.summary import Ruler, mean_over_seeds, row_of, run_of
 from manykin.comparison.table import deduplicated, table_of
+from manykin.comparison.trust import is_plain
 from manykin.data import load_data
 from manykin.data.dataset import Dataset, Rows
 from manykin.data.prepared import hash_of, read_dataset, write_dataset
-from manykin.errors import CheckpointMismatch, InvalidInput
+from manykin.errors import CheckpointMismatch, InvalidInput, ManykinWarning
 from manykin.metrics import Estimate
 from manykin.metrics.estimate import SAMPLES
 from manykin.models.classical.gaussian import Gaussian
@@ -198,6 +204,13 @@ class Failing(Gaussian):
         raise TypeError("no phases\nat all")
 
 
+class Mute(Gaussian):
+    """A density that cannot draw, and does not say why."""
+
+    def _sample(self, n, condition, sampler):
+        raise ValueError
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A small comparison: a classical model, a config, a network, a refusal."""
@@ -315,6 +328,143 @@ def test_a_class_that_no_process_can_build_is_fitted_here(tmp_path):
         mk.compare(like=tmp_path / "c")
     again = mk.compare([Own, Failing, Own], X, metrics="quick", out=tmp_path / "c", resume=True)
     assert again.row("Own").metrics == result.row("Own").metrics
+
+
+def test_a_model_that_cannot_draw_keeps_its_likelihood(tmp_path):
+    with pytest.warns(ManykinWarning, match="is fitted, but cannot draw samples: ValueError"):
+        result = mk.compare([Mute, Own], X, metrics="quick", out=tmp_path / "c")
+    row, own = result.rows
+    assert row.error is None
+    assert row.metric("nll").value == own.metric("nll").value
+    assert row.metric("energy_distance") is None
+    assert (row.sampling_seconds, row.sampling_n) == (None, None)
+    assert own.sampling_n == 256
+    told = "the speed of sampling is not known, for the model cannot draw: ValueError. Test it with: manykin check."
+    assert told in row.warnings
+    assert told in json.loads((tmp_path / "c" / "Mute" / "evaluation.json").read_text())["warnings"]
+    assert [line["draws/s"] for line in shown(table_of(result)) if line["model"] == "Mute"] == [""]
+    assert json.loads((tmp_path / "c" / "compare.json").read_text())[0]["sampling_seconds"] is None
+
+
+def shown(table):
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def tampered(folder, out, file="comparison.json", **changes):
+    """A copy of a comparison with other values in one of its JSON files; a key holds its path with two underscores."""
+    shutil.copytree(folder, out)
+    content = json.loads((out / file).read_text())
+    for key, value in changes.items():
+        *path, last = [int(part) if part.isdecimal() else part for part in key.strip("_").split("__")]
+        inner = content
+        for part in path:
+            inner = inner[part]
+        inner[last] = value
+    (out / file).write_text(json.dumps(content))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models__0__label": "../escaped"}, r"models\[0\]\.label = \"\.\./escaped\""),
+        ({"models__2__label": ".."}, r"models\[2\]\.label"),
+        ({"models__0__label": ""}, r"models\[0\]\.label"),
+        ({"models__0__label": 3}, r"models\[0\]\.label"),
+        ({"models__0__label": "realnvp"}, "different labels"),
+        ({"models": {}}, "models = {}"),
+        ({"models__1__options": [1]}, r"models\[1\]\.options"),
+        ({"seeds": [0, "../1"]}, "seeds = "),
+        ({"seeds": [True]}, "seeds = "),
+        ({"steps": {"realnvp": "20"}}, "steps = "),
+        ({"budget__max_steps": "20"}, "budget = "),
+        ({"metrics": "quick"}, "metrics = "),
+        ({"n": 0}, "n = 0"),
+        ({"threads": 10**9}, "threads = 1000000000"),
+        ({"format": "1"}, "format = "),
+        ({"data__sha256": None}, "data = "),
+        ({"data__sha256": "0" * 64}, r"data\.sha256 = \"0000"),
+    ],
+)
+def test_a_folder_that_was_changed_is_not_repeated(compared, tmp_path, changes, message):
+    like = tampered(compared[1], tmp_path / "like", **changes)
+    with pytest.raises(CheckpointMismatch, match=message) as caught:
+        mk.compare(like=like, out=tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"like"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models__0__name": "os"}, "'os' is not known"),
+        ({"models__1__options": {"n_componnents": 2}}, "Did you mean 'n_components'"),
+        ({"metrics": ["standart"]}, "standart"),
+        ({"budget__max_time": -1.0}, r"train\.max_time"),
+        ({"features": "net.pt"}, r'asks for features = "net\.pt".* --features net\.pt'),
+        ({"features": "owner/net"}, "--features owner/net"),
+        ({"features": "own:3; x"}, "--features 'own:3; x'"),
+    ],
+)
+def test_a_folder_that_asks_for_what_cannot_be_is_not_repeated(compared, tmp_path, changes, message):
+    with pytest.raises(InvalidInput, match=message):
+        mk.compare(like=tampered(compared[1], tmp_path / "like", **changes), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_of_a_folder_are_loaded_only_where_they_are_named_again(compared, tmp_path, monkeypatch, call):
+    interpreter(monkeypatch, tmp_path, "exit 1")
+    like = tampered(compared[1], tmp_path / "like", features="net.pt")
+    code, out, err = call("compare", "--like", "like", "--out", "out")
+    assert (code, out, "--features net.pt" in err) == (2, "", True)
+    assert call("compare", "--like", "like", "--out", "out", "--features", "other.pt")[0] == 2
+    code, _, err = call("compare", "--like", "like", "--out", "out", "--features", "net.pt")
+    assert (code, "no model could be compared" in err) == (1, True), "it went on to fit"
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["features"] == "net.pt"
+    with pytest.raises(InvalidInput, match="leave them out to repeat it"):
+        mk.compare(like=compared[1], features="net.pt")
+    models = ["gaussian", GaussianMixture.config_class(n_components=2), "realnvp"]
+    with pytest.raises(CheckpointMismatch, match='features = "net.pt", now "own"'):
+        mk.compare(models, X, metrics="quick", preset="tiny", max_steps=20, out=like, seed=1, resume=True)
+
+
+def test_data_that_were_exchanged_are_not_used(compared, tmp_path):
+    like = tampered(compared[1], tmp_path / "like")
+    write_dataset(with_test(load_data(X + 1), 1), like / "data.safetensors")
+    with pytest.raises(CheckpointMismatch, match=r"data\.sha256"):
+        mk.compare(like=like, out=tmp_path / "out")
+    models = ["gaussian", GaussianMixture.config_class(n_components=2), "realnvp"]
+    with pytest.raises(CheckpointMismatch, match=r"data\.sha256"):
+        mk.compare(models, X, metrics="quick", preset="tiny", max_steps=20, out=like, seed=1, resume=True)
+    steps = tampered(compared[1], tmp_path / "steps", "compare.json", **{"_2__runs__0__max_steps": "20"})
+    with pytest.raises(CheckpointMismatch, match='max_steps = "20"'):
+        mk.compare(like=steps, out=tmp_path / "out")
+
+
+def test_replacing_a_comparison_removes_nothing_outside_of_it(compared, tmp_path, monkeypatch):
+    interpreter(monkeypatch, tmp_path, "exit 1")
+    shutil.copytree(compared[1] / "gaussian", tmp_path / "run")
+    inner = tampered(compared[1], tmp_path / "run" / "c", "compare.json", **{"_0__model": "..", "_1__model": ""})
+    mk.compare(["box"], X, out=inner, force=True)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert not (inner / "realnvp").exists()
+    assert [name for name in ("a", "a-2", "", ".", "..", "../a", "/a", "a/b", "a\\b", "a\0", None) if is_plain(name)] == ["a", "a-2"]
+
+
+def test_a_run_notices_that_its_comparison_is_gone():
+    wait = "print('ready', flush=True)\nwhile True:\n    time.sleep(0.01)"
+    code = f"import time\nfrom manykin.comparison.children import end_with_parent\nend_with_parent()\n{wait}"
+    environment = {**os.environ, WATCH: "1"}
+    words = [sys.executable, "-c", code]
+    run = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
+    try:
+        assert run.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        assert run.poll() is None, "it runs on while the pipe is open"
+        assert "KeyboardInterrupt" in run.communicate(timeout=30)[1]
+    finally:
+        run.kill()
+        run.wait()
 
 
 def test_an_interpreter_without_a_path_fits_here(monkeypatch):
@@ -436,6 +586,34 @@ def test_means_over_seeds_combine_both_sources_of_chance():
     assert mean_over_seeds([estimate(1.0)], 3).note == "1 of 3 seeds only"
 
 
+def p_value(value, tells=True):
+    return Estimate("mmd_p", value, None, "p-value", "estimate", 100, quantity=SAMPLES, tells=tells)
+
+
+def test_p_values_of_several_seeds_become_one_that_is_valid():
+    found = mean_over_seeds([p_value(0.001), p_value(0.002), p_value(0.4)], 3)
+    assert found.value == pytest.approx(0.003)
+    assert found.stderr is None
+    assert found.note == "the smallest of the p-values of 3 seeds, 0.001, times 3: a p-value again"
+    assert mean_over_seeds([p_value(0.7), p_value(0.9)], 2).value == 1.0
+    assert mean_over_seeds([p_value(0.03)], 2).value == 0.03
+    assert mean_over_seeds([p_value(0.7), p_value(0.9, False)], 2).tells is False
+    u, n, level = np.random.default_rng(0).uniform(size=4000), 4000, 0.1
+    for other in (u, 1 - u, np.where(u <= level, level - u, u)):
+        merged = np.array([mean_over_seeds([p_value(float(a)), p_value(float(b))], 2).value for a, b in zip(u, other, strict=True)])
+        assert np.mean(merged <= level) < level + 4 * math.sqrt(level * (1 - level) / n)
+
+
+def test_one_seed_that_is_told_apart_is_enough():
+    def row(values):
+        runs = [Run(f"m-{seed}", seed, 1.0, 1, 1, (p_value(value),)) for seed, value in enumerate(values)]
+        merged = mean_over_seeds([each.metrics[0] for each in runs], len(runs))
+        return Row("m", "x", (merged, dataclasses.replace(p_value(0.5), name="mmd_p_floor")), runs=tuple(runs))
+
+    found = {values: row(values).standing(row(values).metrics[0]) for values in [(0.4, 0.3, 0.2), (0.001, 0.001, 0.4), (0.06,)]}
+    assert list(found.values()) == ["as good", "worse", "as good"]
+
+
 def test_the_error_of_a_mean_over_seeds_is_honest():
     """Simulated: k seeds share their test rows; the mean's true spread is what the formula says on average."""
     rng, k, test, between = np.random.default_rng(0), 3, 0.2, 0.5
@@ -467,6 +645,9 @@ def test_a_row_of_several_seeds_survives_a_seed_that_fails():
     assert row.warnings == ("a note", "seed 1 failed and is left out of the means: it diverged.", "few rows: get more.")
     assert [run.error for run in row.runs] == [None, "it diverged.", None]
     assert row_of("m", "x", runs[1:2], [None], [], "").error == "it diverged."
+    mute = [{**outcome(1.0), "sampling": None}, outcome(3.0)]
+    row = row_of("m", "x", [run_of("m", seed, each, None) for seed, each in enumerate(mute)], mute, [], "")
+    assert (row.sampling_seconds, row.sampling_n) == (0.5, 256)
 
 
 def test_infinite_losses_come_back_from_json():
@@ -489,8 +670,77 @@ def test_quality_against_time_reads_what_training_left(tmp_path):
     assert Ruler(data, 0).curve(tmp_path / "nowhere") == ()
 
 
-def drawn(value, name="energy_distance", stderr=0.01):
-    return Estimate(name, value, stderr, "", "estimate", 100, quantity=SAMPLES)
+def drawn(value, name="energy_distance", stderr=0.01, tells=None):
+    return Estimate(name, value, stderr, "", "estimate", 100, quantity=SAMPLES, tells=tells)
+
+
+EXACT = "Exact likelihood of log p(x)"
+BOUND = "Bound on log p(x): the true value is at least as good as the number"
+WITHOUT = "No comparable likelihood: judged by samples only"
+
+
+def claiming():
+    """Rows of three groups, among them an impossible and an infinite claim, a tie, and one that failed."""
+    floor = drawn(0.0, "energy_distance_floor")
+    return Comparison("x", (
+        Row("vae", "x", (estimate(1.0, strength="bound"), drawn(0.5), floor)),
+        Row("broken", "x", (estimate(0.0), estimate(-5.0, name="kl_gap"), drawn(0.01), drawn(0.0, "energy_distance_floor", tells=False))),
+        Row("box", "x", (estimate(math.inf, None, note="2 rows outside the support"),)),
+        Row("flow", "x", (estimate(2.4),)),
+        Row("kde", "x", (estimate(2.0), drawn(0.01), floor)),
+        Row("slow", "x", (estimate(9.0),)),
+        Row("gan", "x", (drawn(0.9), floor)),
+        Row("dead", "x", error="too few rows."),
+    ))  # fmt: skip
+
+
+def test_each_row_says_what_it_may_claim(tmp_path):
+    comparison = dataclasses.replace(claiming(), folder=tmp_path)
+    comparison.write()
+    rows = {row["model"]: row["claims"] for row in json.loads((tmp_path / "compare.json").read_text())}
+    flagged = rows["broken"].pop("flags")
+    assert len(flagged) == 1
+    assert flagged[0].startswith("impossible: ")
+    assert rows == {
+        "vae": {"group": BOUND, "rank_in_group": 1, "tied_with_best": False, "flags": []},
+        "broken": {"group": EXACT, "rank_in_group": None, "tied_with_best": False},
+        "box": {"group": EXACT, "rank_in_group": None, "tied_with_best": False, "flags": []},
+        "flow": {"group": EXACT, "rank_in_group": 2, "tied_with_best": True, "flags": []},
+        "kde": {"group": EXACT, "rank_in_group": 1, "tied_with_best": False, "flags": []},
+        "slow": {"group": EXACT, "rank_in_group": 3, "tied_with_best": False, "flags": []},
+        "gan": {"group": WITHOUT, "rank_in_group": 1, "tied_with_best": False, "flags": []},
+        "dead": {"group": None, "rank_in_group": None, "tied_with_best": False, "flags": []},
+    }
+    raw = Comparison("x", (Row("a", "x", (estimate(1.0, strength="unnormalised"),)), Row("b", "x", (estimate(2.0, strength="unnormalised"),))))
+    assert [row["claims"]["rank_in_group"] for row in raw.to_json()] == [None, None]
+    frame = comparison.to_frame()
+    distances = frame[frame["metric"] == "energy_distance"].set_index("model")["as_good_as_real"]
+    assert distances.to_dict() == {"vae": "no", "broken": "cannot tell", "kde": "yes", "gan": "no"}
+    assert set(frame[frame["metric"] == "nll"]["as_good_as_real"]) == {""}
+    assert set(frame[frame["model"] == "broken"]["flags"]) == {flagged[0]}
+
+
+def test_the_terminal_shows_each_group_by_itself(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    table = table_of(claiming())
+    assert [(section.title.split(";")[0], [row[0] for row in section.rows]) for section in table.sections] == [
+        (EXACT, ["kde", "flow", "slow", "box", "broken"]), (BOUND, ["vae"]), (WITHOUT, ["gan"]),
+    ]  # fmt: skip
+    marked = {line["model"]: line["energy distance"] for line in shown(table)}
+    assert (marked["kde"], marked["broken"], marked["vae"]) == ("0.01 ± 0.01*", "0.01 ± 0.01?", "0.50 ± 0.01")
+    below = "\n".join(table.below)
+    assert "* as good as real: " in below
+    assert "? cannot be told: at this size" in below
+    assert "vae (bound 1.00 ± 0.30) is better than kde (exact 2.00 ± 0.30): a bound that beats" in below
+    assert "? cannot be told" not in "\n".join(table_of(Comparison("x", claiming().rows[4:])).below)
+    show_comparison(Output(Settings(), sys.stdout), claiming())
+    lines = capsys.readouterr().out.splitlines()
+    heads = [place for place, line in enumerate(lines) if line.startswith("model ")]
+    assert len(heads) == 3
+    assert len({lines[place] for place in heads}) == 1, "the columns of all groups stand below each other"
+    assert lines.index(f"{BOUND}:") < heads[1] < lines.index(f"{WITHOUT}:") < heads[2]
+    text = str(claiming()).splitlines()
+    assert text.index(BOUND) < next(place for place, line in enumerate(text) if line.startswith("vae"))
 
 
 def test_the_table_groups_by_strength_and_marks_what_is_as_good_as_real():
@@ -537,7 +787,7 @@ def test_samples_of_another_generator_are_judged_beside_data(call, tmp_path):
     code, out, err = call("evaluate", "drawn.npy", "real.npy", "--metrics", "quick")
     assert (code, err) == (0, "")
     line = next(line for line in out.splitlines() if line.startswith("energy_distance"))
-    assert " no " in line
+    assert " worse" in line
     assert "energy_distance_floor" not in out
 
 
@@ -646,10 +896,29 @@ def test_three_seeds_and_a_repetition_by_steps_give_equal_numbers(tmp_path):
         assert row.curve[-1]["energy_distance"] < row.curve[0]["energy_distance"]
 
 
+ENDLESS = ["compare", "vae", "--data", "digits", "--max-steps", "1000000", "--preset", "tiny", "--metrics", "quick", "--out", "c"]
+
+
+@pytest.mark.slow
+def test_children_stop_where_the_comparison_is_killed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "manykin", *ENDLESS], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "c" / "vae" / "metrics.jsonl"
+    end = time.monotonic() + 300
+    while not (log.exists() and log.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process.kill()
+    process.communicate(timeout=60)
+    log = tmp_path / "c" / "logs" / "vae.txt"
+    while "Go on with" not in log.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert any(path.name.isdigit() and int(path.name) > 0 for path in (tmp_path / "c" / "vae" / "checkpoints").iterdir())
+
+
 @pytest.mark.slow
 def test_children_stop_where_the_comparison_is_terminated(tmp_path):
-    words = ["compare", "vae", "--data", "digits", "--max-steps", "1000000", "--preset", "tiny", "--metrics", "quick", "--out", "c"]
-    process = subprocess.Popen([sys.executable, "-m", "manykin", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "manykin", *ENDLESS], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "c" / "vae" / "metrics.jsonl"
     end = time.monotonic() + 300
     while not (log.exists() and log.read_text()):

@@ -122,6 +122,13 @@ def test_unet_fills_in_what_is_missing(pictured):
     assert alike > blind
 
 
+def test_unet_is_saved_and_loaded(pictured, tmp_path):
+    again = mk.from_pretrained(pictured.save_pretrained(tmp_path / "run"))
+    sampler = DPMSolver(num_inference_steps=3)
+    drawn = [each.sample(4, condition=[0, 1, 0, 1], seed=0, sampler=sampler) for each in (pictured, again)]
+    assert (drawn[0] == drawn[1]).all()
+
+
 def test_pictures_have_no_likelihood_unless_asked_for(pictured):
     assert pictured.density is None
     with pytest.raises(NoDensity):

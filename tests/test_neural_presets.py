@@ -6,12 +6,14 @@ import torch
 from manykin.contract import GenerativeModel, Preset
 from manykin.data.dataset import Dataset, Rows
 from manykin.models.adversarial.gan import GAN
+from manykin.models.diffusion.ddpm import DDPM
+from manykin.models.diffusion.flow_matching import FlowMatching
 from manykin.models.flows.realnvp import RealNVP
 from manykin.models.latent.vae import VAE
 from manykin.spaces import Column, Image, Labels, Table, Vector
 from manykin.training import TrainOptions, train
 
-MODELS = (RealNVP, VAE, GAN)
+MODELS = (RealNVP, VAE, DDPM, FlowMatching, GAN)
 SPACES = (Vector(2), Vector(16), Vector(17), Image((1, 8, 8), 17), Image((1, 28, 28), 256), Table((Column("a"), Column("b", "integer", levels=3))))
 
 

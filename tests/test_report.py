@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from manykin.errors import CheckpointMismatch, InvalidInput
+from manykin.metrics import Estimate, Evaluation
 from manykin.report import reading, write_report
 from manykin.report.canvas import png, style, svg
-from manykin.report.columns import Mark, standings
+from manykin.report.columns import Block, Mark, standings
 from manykin.report.curves import curves, learning_curves
 from manykin.report.pictures import density_2d, ellipses, frame, full_covariances, grid, samples_sheet
-from manykin.report.units import bytes_text, count_text, seconds_text
+from manykin.report.units import arrow_of, bytes_text, count_text, seconds_text, title_of
 from manykin.spaces import Image, Record, Table, Vector, columns_of
 from report_folders import (
     NASTY,
@@ -355,9 +356,22 @@ def test_learning_curves_take_any_log():
 
 def test_standings_keep_far_values_at_the_edge():
     marks = [Mark("a", 1.0, 0.1, "exact"), Mark("b", 1.2, 0.1, "bound"), Mark("c", 1.3, None, "estimate"), Mark("d", 900.0, 10.0, "exact")]
-    axes = standings(marks, "nats", floor=1.1, floor_label="floor", band=0.05).axes[0]
+    axes = standings([Block("one", tuple(marks), 1.15, 0.05)], "nats", floor=1.1, floor_label="floor").axes[0]
     assert axes.get_xlim()[1] < 10
     assert any("900 →" in text.get_text() for text in axes.texts)
+    assert standings([Block("one", tuple(marks))], "share", clip=False).axes[0].get_xlim()[1] > 900
+
+
+def test_standings_draw_blocks_apart_each_in_its_own_order_with_its_own_floor():
+    blocks = [Block("Exact", (Mark("a", 3.0, 0.1, "exact"), Mark("b", 4.0, 0.1, "exact")), 2.0, 0.1), Block("Bound", (Mark("c", 1.0, 0.1, "bound"),))]
+    axes = standings(blocks, "nats", floor_label="real data").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    places = axes.get_yticks()
+    assert places[2] - places[1] > 2 * (places[1] - places[0])
+    assert [text.get_text() for text in axes.texts if text.get_text() in ("Exact", "Bound")] == ["Exact", "Bound"]
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert len(dashed) == 1
+    assert max(dashed[0].get_ydata()) < places[2] - 1
 
 
 def test_svg_takes_its_colour_from_the_page_and_png_needs_no_page(tmp_path):
@@ -460,7 +474,10 @@ def test_the_page_says_in_plain_words_what_was_compared_and_what_came_out(compar
     assert "Best exact likelihood: mixture at 2.146 ± 0.010 bits/dim" in text
     assert "Likelihoods of different kinds are not ranked" in text
     assert "Best samples by energy distance: class-mixture (with mixture and gaussian-mixture not told apart from it)" in text
-    assert "As good as real data by the one sample metric: class-mixture." in text
+    assert "Told apart from real data: " in text
+    assert re.search(r"mixture, .* by 1 of 1 metric; class-mixture", text)
+    assert "class-mixture by none of 1: as good as real by what was computed." in text
+    assert "that can tell" not in text
     assert "Failed: kde" in text
     assert "lower the learning rate" in text
 
@@ -567,7 +584,7 @@ def test_formats_choose_what_is_written(tmp_path, without_models):
     folder = write_plane(tmp_path / "run")
     assert write_report(folder, "markdown") == folder / "report.md"
     assert not (folder / "report.html").exists()
-    assert "| energy distance ↓ | 0.020 ± 0.020 data units | -0.001 ± 0.015 | samples | 360 |" in (folder / "report.md").read_text()
+    assert "| energy distance ↓ | 0.020 ± 0.020 data units | -0.001 ± 0.015 | as good as real | samples | 360 |" in (folder / "report.md").read_text()
     (folder / "report.md").unlink()
     assert write_report(folder, "html") == folder / "report.html"
     assert not (folder / "report.md").exists()
@@ -645,3 +662,136 @@ def test_among_several_models_pairs_of_columns_stand_with_their_model(tmp_path, 
     found = {name: text.index(f'aria-label="{name}: pairs of columns"') for name in ("mixture", "vae")}
     assert first < found["mixture"] < found["vae"]
     assert text.index('aria-label="vae: marginal histograms"') < first
+
+
+def judged(name: str, value: float, floor: float, tells: bool | None, unit: str = "", **about: str | None) -> tuple[Estimate, ...]:
+    own = Estimate(name, value, None if unit == "p-value" else 0.01, unit, "estimate", 300, "", "samples", **about)
+    return own, Estimate(f"{name}_floor", floor, own.stderr, unit, "estimate", 300, "", "samples", None, own.data, tells)
+
+
+def compared(folder: Path, *rows: dict[str, object]) -> Page:
+    folder.mkdir()
+    (folder / "compare.json").write_text(json.dumps(rows))
+    return Page(write_report(folder).read_text())
+
+
+def test_a_metric_without_power_is_never_as_good_as_real(tmp_path, without_models):
+    blind, keen = judged("energy_distance", 0.01, 0.0, False), judged("recall", 0.9, 0.9, True)
+    bad = judged("recall", 0.1, 0.9, True)
+    page = compared(tmp_path / "c", row("vae", blind + keen, "none"), row("gan", blind + bad, "none"))
+    line = page.row("vae")
+    assert "0.010 ± 0.010 cannot tell at this size" in line
+    assert "0.900 ± 0.010 as good as real" in line
+    every = next(re.sub(r"\s+", " ", text) for text in page.rows if text.strip().startswith("energy distance ↓"))
+    assert every.count("0.010 ? ± 0.010") == 2
+    assert "Told apart from real data: gan by 1 of 1 metric that can tell at this size (300 samples); vae by none of 1: as good as real, as far as " \
+        "300 samples can say." in page.text  # fmt: skip
+    assert "crude forgeries" in page.text
+    text = (tmp_path / "c" / "report.md").read_text()
+    assert "0.010 ± 0.010 ?" in text
+    assert "≈: as good as real data. ?: cannot tell at this size." in text
+    assert "**Cannot tell at this size.**" in text
+
+
+def test_too_few_samples_for_any_metric_are_said(tmp_path, without_models):
+    blind, gross = judged("energy_distance", 0.01, 0.0, False), judged("energy_distance", 7.0, 0.0, False)
+    few = "300 samples are too few for any metric here to tell even crude forgeries from real data."
+    page = compared(tmp_path / "c", row("vae", blind, "none"), row("gan", blind, "none"))
+    assert few in page.text
+    assert "Told apart" not in page.text
+    assert f"{few} Even so, gan is told apart." in compared(tmp_path / "d", row("vae", blind, "none"), row("gan", gross, "none")).text
+    mixed = compared(tmp_path / "e", row("vae", blind, "none"), row("gan", judged("recall", 0.1, 0.9, True), "none"))
+    assert "gan by 1 of 1 metric that can tell at this size (300 samples). Too few samples to say anything of vae." in mixed.text
+
+
+def test_p_values_rank_nothing_and_say_told_apart_or_not(tmp_path, without_models):
+    honest, caught = judged("mmd_p", 0.3, 0.8, True, "p-value"), judged("mmd_p", 0.001, 0.8, True, "p-value")
+    page = compared(tmp_path / "c", row("vae", honest, "none"), row("gan", caught, "none"))
+    every = next(re.sub(r"\s+", " ", text) for text in page.rows if text.strip().startswith("MMD p-value"))
+    assert every.strip().startswith("MMD p-value p-value ")
+    assert "0.3000 ≈" in every
+    assert "0.001000 ≠" in every
+    marked = [dict(attributes).get("class") for tag, attributes in page.tags if tag == "td"]
+    assert not {"best", "tied"} & set(marked)
+    assert "Ranks nothing." in page.text
+    assert "gan by 1 of 1" in page.text
+    run = write_plane(tmp_path / "run")
+    write_evaluation(run, "gaussian-mixture", honest)
+    assert "not told apart" in Page(write_report(run).read_text()).row("MMD p-value")
+    write_evaluation(run, "gaussian-mixture", caught + distances(9.0))
+    page = Page(write_report(run).read_text())
+    assert "told apart" in page.row("MMD p-value")
+    assert "not told apart" not in page.row("MMD p-value")
+    assert "worse" in page.row("energy distance")
+
+
+def test_the_size_of_a_sample_is_not_taken_for_held_out_rows(tmp_path, without_models):
+    folder = write_plane(tmp_path / "run")
+    many = tuple(Estimate(each.name, each.value, each.stderr, each.unit, "estimate", 5000, "", "samples") for each in distances(0.1))
+    write_evaluation(folder, "gaussian-mixture", (Estimate("nll", 2.9, 0.04, "nats", "exact", 512), *many))
+    assert "The numbers are of 512 held-out rows" in Page(write_report(folder).read_text()).text
+    assert "The numbers are of 512 held-out rows" in (folder / "report.md").read_text()
+    write_evaluation(folder, "gaussian-mixture", many)
+    assert "The numbers are of 360 held-out rows" in Page(write_report(folder).read_text()).text
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"data": {"name": "digits"}}))
+    text = Page(write_report(folder).read_text()).text
+    assert "The numbers are of" not in text
+    assert "5,000" in text
+
+
+def test_rows_of_different_units_cannot_be_sorted_by_a_model(comparison):
+    text = comparison.read_text()
+    tables = re.findall(r'<table[^>]*class="([^"]*)"[^>]*>\s*<thead>(.*?)</thead>', text, flags=re.DOTALL)
+    every = next((kind, head) for kind, head in tables if "metric</th>" in head)
+    assert "sortable" not in every[0]
+    assert "<button" not in every[1]
+    assert any("sortable" in kind and "class</button>" in head for kind, head in tables)
+
+
+def test_unlike_claims_are_never_drawn_as_one_ranking(tmp_path, without_models, comparison):
+    text = comparison.read_text()
+    start = text.index('aria-label="Likelihood in bits/dim"')
+    drawn = text[start : text.index("</svg>", start)]
+    found = [re.sub(r"\s+", "", each) for each in re.findall(r"<text[^>]*>([^<]*)</text>", drawn)]
+    assert {"ExactlikelihoodoflogP(x)".lower(), "boundonlogp(x)"} <= {each.lower() for each in found}
+    assert found.index("mixture") < found.index("independent") < found.index("vae") < found.index("gaussian-mixture")
+    own, other = judged("energy_distance", 0.3, 0.0, True), judged("energy_distance", 0.1, 0.0, True, data="pixels", sampler="ddim")
+    folder = tmp_path / "c"
+    compared(folder, row("gan", own, "none"), row("vae", other, "none"))
+    text = (folder / "report.html").read_text()
+    start = text.index('aria-label="Energy distance"')
+    drawn = text[start : text.index("</svg>", start)]
+    assert "Energy distance, on pixels, sampler ddim" in drawn
+
+
+def test_fid_has_its_own_title_and_a_p_value_no_arrow(tmp_path, without_models):
+    assert [title_of(name) for name in ("fid", "fid_inf", "kid", "fid_floor", "frechet_distance")] == [
+        "FID", "FID, extrapolated", "KID", "FID, noise floor", "Fréchet distance",
+    ]  # fmt: skip
+    assert arrow_of("mmd_p") == ""
+    page = compared(tmp_path / "c", row("vae", judged("fid", 3.0, 1.0, True), "none"), row("gan", judged("fid", 9.0, 1.0, True), "none"))
+    assert "Best samples by FID: vae" in page.text
+    assert "How far the features of the samples are from those of real pictures" in page.text
+    assert "Fréchet distance" not in page.text.replace("The Fréchet distance", "")
+
+
+def test_the_table_of_the_command_line_shows_the_same_standings(capsys):
+    import sys
+
+    from manykin.cli.evaluate import show_evaluation
+    from manykin.cli.output import Output, Settings
+
+    metrics = (*judged("energy_distance", 0.01, 0.0, False), *judged("recall", 0.9, 0.9, True), *judged("precision", 0.1, 0.9, True),
+               *judged("mmd_p", 0.01, 0.8, True, "p-value"))  # fmt: skip
+    show_evaluation(Output(Settings(), sys.stdout), Evaluation("vae", "digits", metrics))
+    lines = capsys.readouterr().out.splitlines()
+    ends = {line.split()[0]: line.rstrip().split("  ")[-1].strip() for line in lines if line.startswith(("energy", "recall", "precision", "mmd"))}
+    assert ends["energy_distance"].endswith("?")
+    assert ends["recall"].endswith("as good")
+    assert ends["precision"].endswith("worse")
+    assert ends["mmd_p"].endswith("told apart")
+    legend = "\n".join(lines[lines.index(next(line for line in lines if line.startswith("real data:"))) :])
+    assert [word for word in ("as good:", "worse:", "told apart:", "not told apart:", "?:") if f"\n{word}" in legend] == [
+        "as good:", "worse:", "told apart:", "?:",
+    ]  # fmt: skip

@@ -110,8 +110,8 @@ def _check(
         raise InvalidInput(f"--csv {str(table)!r} exists; give another name, or --force to replace it.")
 
 
-REPEATED = ("models", "data", "condition", "preset", "max_time", "max_steps", "metrics", "features", "target", "n", "seed", "seeds")
-"""What --like takes from the comparison that it repeats."""
+REPEATED = ("models", "data", "condition", "preset", "max_time", "max_steps", "metrics", "target", "n", "seed", "seeds")
+"""What --like takes from the comparison that it repeats; features that are a file or a download have to be given again."""
 
 
 def _given(ctx: click.Context, name: str) -> bool:
@@ -130,7 +130,13 @@ def show_comparison(output: Output, comparison: "Comparison") -> None:
 
     table = table_of(comparison, shutil.get_terminal_size().columns)
     output.line(f"test split of {comparison.data}")
-    if table.rows:
-        output.table(table.columns, table.rows, right=table.right)
+    # One table a group, so that nobody reads several as one ranking; headers as wide as the widest cell keep their columns aligned.
+    columns = [name.rjust(width) if name in table.right else name.ljust(width) for name, width in zip(table.columns, table.widths, strict=True)]
+    right = [name for name in columns if name.strip() in table.right]
+    for section in table.sections:
+        output.line()
+        output.paragraph(f"{section.title}:")
+        output.table(columns, section.rows, right=right)
+    output.line()
     for line in table.below:
         output.paragraph(line)

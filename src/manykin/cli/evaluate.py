@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 WIDE = 110
 """Columns of a terminal from which notes stand in the table; below they follow it."""
+LEGEND = {
+    "as good": "within two standard errors of real data, or better",
+    "worse": "told from real data by more than two standard errors",
+    "told apart": "p up to 0.05",
+    "not told apart": "p above 0.05",
+    "?": "cannot tell: with so few rows the metric does not even tell crude forgeries from real data",
+}
+"""How metrics of samples stand beside real data."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ def show_evaluation(output: Output, evaluation: "Evaluation") -> None:
     wide = shutil.get_terminal_size().columns >= WIDE
     counts = {each.n for each in shown}
     alike = not wide and len(counts) == 1
-    columns = ["metric", "value", *(["real data", "as good"] if floors else []), *([] if alike else ["n"]), *(["note"] if wide else [])]
+    columns = ["metric", "value", *(["real data", "beside it"] if floors else []), *([] if alike else ["n"]), *(["note"] if wide else [])]
     rows = []
     for each in shown:
         floor = _floor_cells(each, floors.get(each.name)) if floors else []
@@ -116,7 +124,11 @@ def show_evaluation(output: Output, evaluation: "Evaluation") -> None:
     output.line(f"{evaluation.model} on {evaluation.data}{f', {counts.pop():,} examples' if alike else ''}")
     output.table(columns, rows, right=["n"])
     if floors:
-        output.paragraph("real data: the same metric with training rows in the place of samples; as good: not told from it by two standard errors")
+        output.paragraph("real data: the same metric with real rows that the model may have seen in the place of samples")
+        found = {_standing(each, floors.get(each.name)) for each in shown}
+        for word, meaning in LEGEND.items():
+            if word in found:
+                output.paragraph(f"{word}: {meaning}")
     notes = {each.note: [other.name for other in shown if other.note == each.note] for each in shown if each.note and not wide}
     for note, names in notes.items():
         output.paragraph(f"{', '.join(names)}: {note}")
@@ -125,12 +137,20 @@ def show_evaluation(output: Output, evaluation: "Evaluation") -> None:
 
 
 def _floor_cells(estimate: "Estimate", floor: "Estimate | None") -> list[str]:
-    from manykin.metrics import as_good_as_real
     from manykin.metrics.estimate import number
 
-    if floor is None:
-        return ["", ""]
-    return [number(floor.value, floor.stderr), "yes" if as_good_as_real(estimate, floor) else "no"]
+    return ["", ""] if floor is None else [number(floor.value, floor.stderr), _standing(estimate, floor)]
+
+
+def _standing(estimate: "Estimate", floor: "Estimate | None") -> str:
+    """How a metric of samples stands beside real data, as a key of LEGEND; empty where nothing can be said."""
+    from manykin.metrics import standing
+    from manykin.metrics.floors import P_VALUE
+
+    found = standing(estimate, floor)
+    if found == "cannot tell":
+        return "?"
+    return {"as good": "not told apart", "worse": "told apart"}.get(found, "") if estimate.unit == P_VALUE else found
 
 
 def _value(estimate: "Estimate") -> str:

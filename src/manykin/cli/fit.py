@@ -81,6 +81,10 @@ def command(
     if resume and force:
         raise InvalidInput("--resume goes on with a run and --force replaces it; give one of them.")
     judge = _judge(metrics, fields["evaluate"], seed)
+    if judge is not None:  # So has every run of a comparison.
+        from manykin.comparison.children import end_with_parent
+
+        end_with_parent()
     from manykin.api import carry_out, plan
 
     options = read_options_file(file)

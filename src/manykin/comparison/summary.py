@@ -14,6 +14,7 @@ from manykin.comparison.rows import Row, Run, revived
 from manykin.data.dataset import Dataset
 from manykin.errors import InvalidInput, ManykinError
 from manykin.metrics import Estimate, energy_distance
+from manykin.metrics.floors import P_VALUE
 from manykin.metrics.numbers import Encoder, encoder
 from manykin.spaces import Record, Value
 from manykin.training import RunFolder
@@ -43,23 +44,19 @@ def row_of(label: str, data: str, runs: Sequence[Run], outcomes: Sequence[Outcom
     failed = [f"seed {run.seed} failed and is left out of the means: {run.error}" for run in runs if run.error is not None]
     told = [warning for outcome in done for warning in outcome["evaluation"].get("warnings", ())]
 
-    def mean(*keys: str) -> float:
-        return sum(float(_at(outcome, keys)) for outcome in done) / len(done)
+    drawn = [outcome["sampling"] for outcome in done if outcome.get("sampling") is not None]
+
+    def mean(key: str) -> float:
+        return sum(float(outcome[key]) for outcome in done) / len(done)
 
     return Row(
         label, data, _means([run.metrics for run in runs if run.error is None]), str(done[0]["density"]), seconds=mean("seconds"),
         steps=round(mean("steps")), parameters=round(mean("parameters")),
-        peak_memory_bytes=max(int(outcome["peak_memory_bytes"]) for outcome in done), sampling_seconds=mean("sampling", "seconds"),
-        sampling_n=int(done[0]["sampling"]["n"]), warnings=tuple(dict.fromkeys([*notes, *failed, *told])), seeds=seeds, runs=tuple(runs),
+        peak_memory_bytes=max(int(outcome["peak_memory_bytes"]) for outcome in done), 
+        sampling_seconds=sum(float(each["seconds"]) for each in drawn) / len(drawn) if drawn else None,
+        sampling_n=int(drawn[0]["n"]) if drawn else None, warnings=tuple(dict.fromkeys([*notes, *failed, *told])), seeds=seeds, runs=tuple(runs),
         family=family,
     )  # fmt: skip
-
-
-def _at(outcome: Outcome, keys: Sequence[str]) -> Any:
-    value: Any = outcome
-    for key in keys:
-        value = value[key]
-    return value
 
 
 def _means(runs: Sequence[tuple[Estimate, ...]]) -> tuple[Estimate, ...]:
@@ -80,6 +77,9 @@ def mean_over_seeds(estimates: Sequence[Estimate], seeds: int) -> Estimate:
     their test rows, so the first part does not shrink with k; the second is the variance of a mean. Test errors that hold the chance of the samples
     as well count it twice, so the error is on the large side.
 
+    The mean of p-values is no p-value. They become :math:`\min(1, k \min_i p_i)`, which is one however they depend on each other (Bonferroni's
+    correction): of the hypothesis that the samples of every seed are as good as real rows. It has no standard error.
+
     Args:
         estimates: one a seed.
         seeds: how many seeds there were; the note says so where some lack the metric.
@@ -90,16 +90,21 @@ def mean_over_seeds(estimates: Sequence[Estimate], seeds: int) -> Estimate:
         bad = sum(not math.isfinite(each.value) for each in estimates)
         note = "; ".join(filter(None, [odd.note, f"not finite for {bad} of {seeds} seeds"]))
         return dataclasses.replace(odd, stderr=None, note=note)
+    of = f"{k} of {seeds} seeds" if k < seeds else f"{k} seeds"
+    notes = list(dict.fromkeys(each.note for each in estimates if each.note))
+    own = notes[:1] if len(notes) == 1 else [f"{notes[0]} (first seed)"] if notes else []
+    tells = first.tells if all(each.tells == first.tells for each in estimates) else False
     mean = sum(each.value for each in estimates) / k
+    if first.unit == P_VALUE and k > 1:
+        smallest = min(each.value for each in estimates)
+        told = f"the smallest of the p-values of {of}, {smallest:.3g}, times {k}: a p-value again"
+        return dataclasses.replace(first, value=min(1.0, k * smallest), stderr=None, note="; ".join([*own, told]), tells=tells)
     spread = math.sqrt(sum((each.value - mean) ** 2 for each in estimates) / (k - 1)) if k > 1 else 0.0
     errors = [each.stderr for each in estimates if each.stderr is not None]
     test = sum(error**2 for error in errors) / len(errors) if errors else 0.0
-    of = f"{k} of {seeds} seeds" if k < seeds else f"{k} seeds"
     told = f"mean of {of}, standard deviation {spread:.3g} between them" if k > 1 else f"{of} only"
-    notes = list(dict.fromkeys(each.note for each in estimates if each.note))
-    own = notes[:1] if len(notes) == 1 else [f"{notes[0]} (first seed)"] if notes else []
     stderr = math.sqrt(test + spread**2 / k) if errors or k > 1 else None
-    return dataclasses.replace(first, value=mean, stderr=stderr, note="; ".join([*own, told]))
+    return dataclasses.replace(first, value=mean, stderr=stderr, note="; ".join([*own, told]), tells=tells)
 
 
 class Ruler:

@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from manykin.comparison.rows import FILE, Comparison, Row
-from manykin.metrics import Estimate, as_good_as_real, figure
+from manykin.metrics import Estimate, figure
 from manykin.metrics.estimate import FLOOR, LOG_P_GIVEN_C, SAMPLES, number
-from manykin.metrics.ledger import flags, headline, likelihood_groups, verdict
+from manykin.metrics.ledger import Group, across, flags, headline, likelihood_groups, verdict
 
 DISTANCE = "energy_distance"
 FURTHER = ("frechet_distance", "c2st_accuracy", "coverage", "column_distance", "mmd")
 """Metrics of samples that stand in the table where there is room: the first of these, then the first others, that the models have."""
-MARK = "*"
+MARKS = {"as good": "*", "cannot tell": "?"}
+LEGEND = {
+    "*": "* as good as real: within two standard errors of the noise level, or better",
+    "?": "? cannot be told: at this size the metric does not tell crude forgeries from real rows either, or the seeds disagree",
+}
 MOST_WARNINGS = 6
 """Warnings that stand below the table; the report has all."""
 WIDE = (100, 117)
@@ -22,13 +26,31 @@ WIDE = (100, 117)
 
 
 @dataclass(frozen=True)
+class Section:
+    """Rows of text that may be ranked against each other, best first. ``title``: what they have in common."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Table:
-    """Columns and rows of text; ``right``: the columns of numbers; ``below``: lines that belong under it."""
+    """Columns and sections of rows; ``right``: the columns of numbers; ``below``: lines that belong under it."""
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    sections: tuple[Section, ...]
     right: tuple[str, ...]
     below: tuple[str, ...]
+
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """The rows of all sections."""
+        return tuple(row for section in self.sections for row in section.rows)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The characters of the widest cell of each column."""
+        return tuple(max(map(len, cells)) for cells in zip(self.columns, *self.rows, strict=True))
 
 
 def table_of(comparison: Comparison, width: int = 120) -> Table:
@@ -42,23 +64,29 @@ def table_of(comparison: Comparison, width: int = 120) -> Table:
     unit = next(iter(units)) if len(units) == 1 else ""
     head = f"likelihood, {unit}" if unit else "likelihood"
     costs = ("fit", "draws/s", "params") if further else ("fit", "params")
-    lines = []
+    sections = []
     for group in groups:
+        lines = []
         for entry in group.entries:
-            found = headline(entry.row.metrics)
-            claim = () if not likely else _claim(found, unit, bool(entry.flags))
+            claim = () if not likely else _claim(headline(entry.row.metrics), unit, bool(entry.flags))
             lines.append((entry.row.model, *claim, *(_sampled(entry.row, name) for name in shown), *(_cost(entry.row, cost) for cost in costs)))
+        sections.append(Section("; ".join([group.sentence, *group.remarks]), tuple(lines)))
     titles = [_title(name) for name in shown]
     columns = ("model", *((head, "strength") if likely else ()), *titles, *costs)
-    return Table(columns, tuple(lines), costs, tuple(_below(comparison, measured, shown, verdict(groups))))
+    return Table(columns, tuple(sections), costs, tuple(_below(comparison, measured, shown, groups)))
 
 
 def as_text(comparison: Comparison) -> str:
     """The table as plain text."""
     table = table_of(comparison)
-    lines = [table.columns, *table.rows] if table.rows else []
-    widths = [max(len(line[place]) for line in lines) for place in range(len(table.columns))] if lines else []
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, table.widths, strict=True)).rstrip()
+
+    text = [line(table.columns)] if table.sections else []
+    for section in table.sections:
+        text += ["", section.title, *map(line, section.rows)]
+    text += [""] if table.sections and table.below else []
     return "\n".join([*text, *table.below])
 
 
@@ -86,7 +114,7 @@ def _sampled(row: Row, name: str) -> str:
     found = row.metric(name)
     if found is None:
         return "none"
-    return _short(found.value, found.stderr) + (MARK if as_good_as_real(found, row.metric(name + FLOOR)) else "")
+    return _short(found.value, found.stderr) + MARKS.get(row.standing(found), "")
 
 
 def _cost(row: Row, name: str) -> str:
@@ -112,20 +140,22 @@ def _short(value: float, stderr: float | None) -> str:
     return f"{value:.{digits}f} ± {math.ceil(stderr * 10**digits - 1e-9) / 10**digits:.{digits}f}"
 
 
-def _below(comparison: Comparison, measured: Sequence[Row], shown: Sequence[str], told: str) -> list[str]:
-    """What a reader must know of the table: floors, marks, the verdict, what failed, and warnings, each once."""
+def _below(comparison: Comparison, measured: Sequence[Row], shown: Sequence[str], groups: Sequence[Group[Row]]) -> list[str]:
+    """What a reader must know of the table: floors, marks, the verdict, what groups prove of each other, what failed, and warnings, each once."""
     lines = []
     for name in shown:
         floor = next((metric for row in measured if (metric := row.metric(name + FLOOR)) is not None), None)
         if floor is not None:
             lines.append(f"noise level of {_title(name)} (training against test rows): {number(floor.value, floor.stderr)}")
-    if lines:
-        lines.append(f"{MARK} as good as real: within two standard errors of the noise level, or better")
-    if told:
+    marks = {MARKS.get(row.standing(found)) for row in measured for name in shown if (found := row.metric(name)) is not None}
+    lines += [legend for mark, legend in LEGEND.items() if mark in marks]
+    if told := verdict(groups):
         lines.append(told)
     strengths = {(found.quantity, found.strength) for row in measured if (found := headline(row.metrics)) is not None}
     if len(strengths) > 1:
         lines.append("likelihoods of different strength are not ranked against each other: a bound may hide a better value")
+    if proven := across(groups):
+        lines.append(f"the best of each group: {' '.join(proven)}")
     lines += [f"! {row.model}: {reason}" for row in measured for reason in flags(row.metrics)]
     lines += [f"failed: {row.model}: {row.error}" for row in comparison.rows if row.error is not None]
     if comparison.folder is not None and len(measured) < len(comparison.rows):

@@ -12,6 +12,7 @@ from manykin.errors import CheckpointMismatch, InvalidInput
 
 HARMLESS = re.compile(r"none|own(:[0-9]+)?")
 """Features that load nothing: all others are files or downloads, whose content is run."""
+MOST_THREADS = 4096
 
 
 def first_line(error: BaseException) -> str:
@@ -68,7 +69,7 @@ def check_features(folder: Path, recorded: str, given: str) -> None:
             raise InvalidInput(f"features = {given!r} differ from those of {folder}, {recorded!r}; leave them out to repeat it.")
     elif given != recorded:
         raise InvalidInput(
-            f"{folder} asks for features = {_brief(recorded)}, which would be loaded and run; if you trust them, add --features {shlex.quote(recorded)}."
+            f"{folder} asks for features = {_brief(recorded)}, which are loaded and run; if you trust them, add --features {shlex.quote(recorded)}."
         )
 
 
@@ -130,7 +131,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n": (_or_none(lambda value: whole(value, 1)), "an integer of at least 1, or null"),
     "features": (_text, "a text"),
     "target": (_or_none(_text), "a text or null"),
-    "threads": (lambda value: whole(value, 1), "an integer of at least 1"),
+    "threads": (lambda value: whole(value, 1) and value <= MOST_THREADS, f"an integer from 1 to {MOST_THREADS}"),
     "steps": (_or_none(_steps), "an object of integers of at least 1, or null"),
 }
 _MODEL: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -1,5 +1,7 @@
 """The exact denoiser of a Gaussian mixture: what every solver and every likelihood is tested against."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ class GaussianMixtureDenoiser:
     def __call__(self, x: Tensor, t: Tensor) -> Guess:
         """The posterior means; all points must be at one time."""
         alpha, sigma = self.schedule.alpha(t[0]), self.schedule.sigma(t[0])
-        total = alpha**2 * self.covariances + sigma**2 * torch.eye(x.shape[1], dtype=x.dtype)
+        total = alpha**2 * self.covariances + sigma**2 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         offset = x[:, None] - alpha * self.means
         solved = torch.linalg.solve(total, offset[..., None])[..., 0]
         posterior = torch.softmax(self._log_joint(offset, solved, total), dim=1)
@@ -37,10 +39,10 @@ class GaussianMixtureDenoiser:
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """The log density of x_t at one time, shape (n,)."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        total = alpha**2 * self.covariances + sigma**2 * torch.eye(x.shape[1], dtype=x.dtype)
+        total = alpha**2 * self.covariances + sigma**2 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         offset = x[:, None] - alpha * self.means
         solved = torch.linalg.solve(total, offset[..., None])[..., 0]
-        return torch.logsumexp(self._log_joint(offset, solved, total), dim=1) - 0.5 * x.shape[1] * torch.log(torch.tensor(2 * torch.pi))
+        return torch.logsumexp(self._log_joint(offset, solved, total), dim=1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
 
     def _log_joint(self, offset: Tensor, solved: Tensor, total: Tensor) -> Tensor:
         joint: Tensor = self.weights.log() - 0.5 * ((offset * solved).sum(dim=2) + torch.linalg.slogdet(total).logabsdet)

@@ -48,7 +48,7 @@ class Solver(Sampler):
 
     def finish(self, state: State, t: Tensor, denoiser: Denoiser) -> Tensor:
         """From the last trained time to data: the guess, without noise."""
-        return denoiser(state.x, t.expand(len(state.x)).to(state.x.dtype)).x0
+        return _ask(denoiser, state.x, t).x0
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,9 @@ def column_distances(case: Case) -> Finding:
       has its own.
 
     Plug-in distances are above zero even for equal laws: that is what the floors are for, training rows (as many as samples) in the place of the
-    samples. Standard errors are those of :class:`~manykin.metrics.gaps.Gaps`, by the delta method.
+    samples. Standard errors are those of :class:`~manykin.metrics.gaps.Gaps`, by the delta method; near equal laws they are too large, on 100 to
+    200 draws of 300 rows 1.6 to 1.7 times the true spread for ``column_distance``, 1.9 to 2.3 times for ``worst_column_distance`` (the largest of
+    many varies less than each) and 1.4 to 1.5 times for ``pair_distance``. Where a column differs clearly it is 1.05 times for that column.
     """
     columns = table_columns(case.space)
     real = matrix(case.held.all().x)
@@ -146,7 +148,8 @@ METRIC = Metric(
             "threshold, or of any set of categories.",
             formula=r"mean over columns of sup_t |F(t) - G(t)| (numbers), of 1/2 sum_c |p_c - q_c| (categories, missing among them)",
             source="A. N. Kolmogorov, 1933, and N. V. Smirnov, 1948; D. A. Levin, Y. Peres and E. L. Wilmer, Markov Chains and Mixing Times, 2009",
-            pitfalls="Blind to everything between columns: independently drawn columns have a perfect value. Read pair_distance beside it.",
+            pitfalls="Blind to everything between columns: independently drawn columns have a perfect value. Read pair_distance beside it. Its standard "
+            "error is up to 1.7 times the true one near equal laws.",
             ideal=0.0,
             sees=_SIDES,
         ),
@@ -159,7 +162,7 @@ METRIC = Metric(
             formula=r"max over columns of sup_t |F(t) - G(t)| or 1/2 sum_c |p_c - q_c|",
             source="as column_distance",
             pitfalls="The largest of many noisy values: it grows with the number of columns, as its floor does, and its standard error is that of "
-            "the named column alone.",
+            "the named column alone: about twice the true one where no column differs from real rows, right where one differs clearly.",
             ideal=0.0,
             sees=_SIDES,
         ),
@@ -173,7 +176,7 @@ METRIC = Metric(
             formula=r"mean over pairs of 1/2 sum_{a,b} |p_ab - q_ab| over quantile bins and categories",
             source="D. A. Levin, Y. Peres and E. L. Wilmer, Markov Chains and Mixing Times, 2009, proposition 4.2",
             pitfalls="Contains the distance of the single columns; compare with column_distance to see which it is. Differences within one bin, and "
-            "dependence of three columns that no pair shows, are invisible.",
+            "dependence of three columns that no pair shows, are invisible. Its standard error is up to 1.5 times the true one near equal laws.",
             ideal=0.0,
             sees=(*_SIDES, "independent columns"),
         ),

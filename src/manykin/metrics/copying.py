@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,17 +157,36 @@ def near_duplicates(samples: Reach, test: Reach) -> Share:
     smallest r among n held-out rows, :math:`k = \max(1, \lfloor (n + 1) / 100 \rfloor)`: a copy (r = 0) is always counted, a slightly changed one in
     an empty region too, and the share of real rows counted is k / (n + 1) in expectation, which is the floor; more where ties reach the threshold,
     as in tables where real rows repeat. Its standard error is that of the Beta(k, n + 1 - k) law of the share below an order statistic; that of
-    the value is binomial. The p-value is the chance of so many among real rows (beta-binomial law, exact without ties).
+    the value joins the scatter of samples, those that share a nearest training row counted as dependent, with :func:`threshold_error`.
+
+    The p-value is the chance that as many real rows lie strictly below the (k + 1)-th smallest r of held-out rows. The share below it is Beta(k + 1,
+    n - k) distributed without ties and stochastically smaller with them (H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 2.8), so
+    by the beta-binomial law the p-value is exact without ties and conservative with them. Where more than k held-out rows have r = 0 it is 1:
+    then copies prove nothing here, and exact copies are counted against those of held-out rows elsewhere.
     """
     from scipy.stats import betabinom
 
-    n, m = len(test.ratio), len(samples.ratio)
+    n, m, ordered = len(test.ratio), len(samples.ratio), test.ratio.sort().values
     k = max(1, int(QUANTILE * (n + 1)))
-    threshold = float(test.ratio.sort().values[k - 1])
-    real, fake = int((test.ratio <= threshold).sum()), int((samples.ratio <= threshold).sum())
-    floor = real / (n + 1)
-    p = float(betabinom(m, real, n + 1 - real).sf(fake - 1))
-    return Share(fake / m, binomial(fake, m), floor, math.sqrt(floor * (1 - floor) / (n + 2)), p, threshold)
+    threshold = float(ordered[k - 1])
+    near, floor = samples.ratio <= threshold, int((ordered <= threshold).sum()) / (n + 1)
+    p = float(betabinom(m, k + 1, n - k).sf(int((samples.ratio < ordered[k]).sum()) - 1)) if n > k else 1.0
+    error = math.hypot(_clustered(near.double(), samples.nearest), threshold_error(samples.ratio, ordered, k))
+    return Share(float(near.double().mean()), error, floor, math.sqrt(floor * (1 - floor) / (n + 2)), p, threshold)
+
+
+def threshold_error(values: Tensor, real: Tensor, k: int) -> float:
+    """What a share of values below a threshold owes to chance in the threshold, the k-th smallest of n independent real ones: a standard deviation.
+
+    The share of the law of ``real`` below that order statistic is Beta(k, n + 1 - k) distributed; its quantiles are carried to thresholds by the
+    real values, interpolated from 0, and from there to shares by the values.
+    """
+    from scipy.stats import beta
+
+    n, middles = len(real), (np.arange(64) + 0.5) / 64
+    ranks = beta(k, n + 1 - k).ppf(middles) * (n + 1)
+    thresholds = np.interp(ranks, np.arange(n + 1), np.concatenate([[0.0], real.sort().values.numpy()]))
+    return float(np.searchsorted(values.sort().values.numpy(), thresholds, side="right").std()) / len(values)
 
 
 def authenticity(samples: Reach, test: Reach) -> Share:

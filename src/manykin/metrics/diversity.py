@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manykin.metrics.case import Case
 from manykin.metrics.cells import centres, members
-from manykin.metrics.copying import QUANTILE, binomial
+from manykin.metrics.copying import QUANTILE, binomial, threshold_error
 from manykin.metrics.estimate import FLOOR, SAMPLES, Estimate
 from manykin.metrics.figures import Figure, Finding, Metric
 from manykin.metrics.identical import digests
@@ -83,28 +83,44 @@ def _distinct(case: Case, fake: Tensor, real: Tensor) -> Finding:
 
 
 def _twins(case: Case, fake: Tensor, real: Tensor) -> Finding:
-    """Nearest neighbours among samples against those among as many real rows: near-identical twins, and the ratio of mean distances."""
+    """Nearest neighbours among samples against those among as many real rows: near-identical twins, and the ratio of mean distances.
+
+    The standard error of the share of twins has two parts: over samples, binomial, and of the threshold, which is an order statistic of real rows.
+    Twins come in pairs of equal distance, hence twice the variance of independent rows in both. Measured on 150 draws it was 1.07 to 1.25 times the
+    true one (1.45 where 62 % were twins). That of the ratio is :func:`_mean_distance`'s.
+    """
     n = len(fake)
-    own = nearest(case.sample_numbers[fake], case.sample_numbers[fake], 1, exclude_self=True)[0][:, 0]
-    among = nearest(case.train_numbers[real], case.train_numbers[real], 1, exclude_self=True)[0][:, 0]
-    threshold = float(among.sort().values[max(1, int(QUANTILE * (n + 1))) - 1])
-    shares = tuple(
-        # Twins come in pairs, hence twice the variance of independent marks.
-        (found / n, math.sqrt(2) * binomial(found, n))
-        for found in (int((each <= threshold).sum()) for each in (own, among))
-    )
+    parts = [nearest(points, points, 2, exclude_self=True) for points in (case.sample_numbers[fake], case.train_numbers[real])]
+    own, among = (distances[:, 0] for distances, _ in parts)
+    k = max(1, int(QUANTILE * (n + 1)))
+    threshold = float(among.sort().values[k - 1])
+    found = [int((each <= threshold).sum()) for each in (own, among)]
+    errors = (math.hypot(binomial(found[0], n), threshold_error(own, among, k)), binomial(found[1], n))
+    shares = [(count / n, math.sqrt(2) * error) for count, error in zip(found, errors, strict=True)]
     estimates = _estimates(case, "duplicated_samples", (shares[0], shares[1]), n, "share", case.encode.name, f"{n} real rows")
-    usual = float(among.mean())
+    (spread, spread_error), (usual, usual_error) = (_mean_distance(*each) for each in parts)
     if usual > 0:
-        ratio = float(own.mean()) / usual
-        relative = [2 * float(each.var()) / max(float(each.mean()) ** 2, 1e-300) / n for each in (own, among)]
-        error = math.sqrt(ratio**2 * sum(relative)) if ratio > 0 else 0.0
+        ratio = spread / usual
+        error = math.hypot(spread_error, ratio * usual_error) / usual
         estimates += _estimates(case, "sample_spread", ((ratio, error), (1.0, 0.0)), n, "ratio", case.encode.name, "1 by construction")
     warnings: tuple[str, ...] = ()
     if shares[0][0] - shares[1][0] > ALARM * math.hypot(shares[0][1], shares[1][1]):
         told = f"{shares[0][0]:.0%} of samples have a near-identical twin among the samples, of as many real rows {shares[1][0]:.1%} have"
         warnings = (f"{told}: the model {_named(1 - shares[0][0])}; {_REMEDY}.",)
     return Finding(tuple(estimates), {"twin_distance": threshold, "real_nearest_distance": usual}, {}, warnings)
+
+
+def _mean_distance(distances: Tensor, indices: Tensor) -> tuple[float, float]:
+    """The mean distance to the nearest other row, from the two nearest, (n, 2) each, and its standard error: the delete-one jackknife.
+
+    Without row i those rows whose nearest it is fall back on their second nearest. The jackknife errs on the large side for what is not smooth in
+    the sample (Efron and Stein, The jackknife estimate of variance, 1981): measured on 150 draws, the error of the ratio was 1.1 to 1.3 times the
+    true one in 3 to 64 dimensions.
+    """
+    nearest_one, n = distances[:, 0], len(distances)
+    without = -nearest_one.clone().index_add_(0, indices[:, 0], distances[:, 0] - distances[:, 1])
+    means = (nearest_one.sum() + without) / (n - 1)
+    return float(nearest_one.mean()), math.sqrt((n - 1) * float(means.var(correction=0)))
 
 
 def _modes(case: Case) -> Finding:
@@ -131,8 +147,14 @@ def _modes(case: Case) -> Finding:
 
 
 def _reached(counts: Tensor) -> tuple[float, float]:
-    """The share of cells that hold a row, and its jackknife error: leaving out a row matters in a cell that it alone reaches."""
-    return float((counts > 0).double().mean()), math.sqrt(max(int((counts == 1).sum()), 1)) / len(counts)
+    """The share of cells that hold a row, and its standard error: the smaller of two that are each too large in expectation.
+
+    The binomial one over cells ignores that some are fuller than others, and that cells compete for rows. By the jackknife a row matters in a cell
+    that it alone reaches; one such cell is added, so that it is not 0. Measured on 150 draws the smaller was 0.93 to 1.15 times the true one, and
+    1.4 times for 10 distinct samples.
+    """
+    cells, reached, alone = len(counts), int((counts > 0).sum()), int((counts == 1).sum())
+    return reached / cells, min(math.sqrt(alone + 1) / cells, binomial(reached, cells))
 
 
 def histogram_distance(a: Tensor, b: Tensor) -> tuple[float, float]:
@@ -174,7 +196,8 @@ METRIC = Metric(
             meaning="The share of samples that have an identical or near-identical twin among the samples, beside the same among real rows.",
             formula=r"P(d(x, X') \le q), X' the nearest other sample, q the 1 % quantile of that distance among as many real rows",
             source="calibrated by order statistics of real rows",
-            pitfalls="Compare with the floor: in tables real rows repeat. Smooth data of few dimensions have close neighbours by nature.",
+            pitfalls="Compare with the floor: in tables real rows repeat. Smooth data of few dimensions have close neighbours by nature. "
+            "Its standard error is 1.1 to 1.3 times the true one, up to 1.5 times where most samples are twins.",
             sees=("collapse", "duplicated rows"),
         ),
         Figure(
@@ -185,7 +208,8 @@ METRIC = Metric(
             meaning="How far apart neighbouring samples lie, in units of how far apart as many real rows lie: below 1 samples crowd together.",
             formula=r"mean d(x, X') / mean d(t, T'), X' and T' the nearest other sample and real row",
             source="P. J. Clark and F. C. Evans, Distance to nearest neighbor as a measure of spatial relationships, 1954; here against real rows",
-            pitfalls="Noise raises it: 1 alone does not mean that samples are real. Outliers weigh heavily.",
+            pitfalls="Noise raises it: 1 alone does not mean that samples are real. Outliers weigh heavily. Its standard error is "
+            "1.1 to 1.3 times the true one.",
             ideal=1.0,
             sees=("collapse", "duplicated rows", "noise", "blur", "independent columns"),
         ),
@@ -197,7 +221,8 @@ METRIC = Metric(
             meaning="The share of parts of the data (cells of k-means on training rows) that samples reach, beside that of as many held-out rows.",
             formula=r"|\{\pi : a sample lies in cell \pi\}| / |\{\pi\}|, with 5 held-out rows a cell on average",
             source="E. Richardson and Y. Weiss, On GANs and GMMs, 2018, section 3 (cells of k-means as bins)",
-            pitfalls="One sample is enough to reach a cell, and its nearest centre may be far away: noise reaches some cells too.",
+            pitfalls="One sample is enough to reach a cell, and its nearest centre may be far away: noise reaches some cells too. Its standard error is "
+            "0.9 to 1.2 times the true one, 1.4 times where samples have collapsed.",
             sees=("collapse", "duplicated rows"),
         ),
         Figure(

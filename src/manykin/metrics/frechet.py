@@ -39,8 +39,9 @@ def frechet_distance(real: Tensor, fake: Tensor, *, seed: int = 0) -> Estimate:
     in the samples, and the jackknife counts second-order variance twice (Efron and Stein, The jackknife estimate of variance, 1981, section 4):
     its expectation is :math:`V_1 / n + 2 V_2 / n^2` where the variance is :math:`V_1 / n + V_2 / n^2`. From J of all rows and J' of random halves
     (both split once, J' the mean of the two) follows :math:`1.5 J - J' / 4`, which is held between J / 2 and J. It is that of the estimate around
-    its own mean, so the bias is not in it. MEASURED1
-    Time n d^2 + d^3, three times.
+    its own mean, so the bias is not in it. Measured on 40 to 100 draws it was 1.0 to 1.2 times the true one, for equal and for
+    different laws: 1.07 for 500 normal rows of 32 entries, 1.18 for 300 pictures of digits in features (1.48 and 1.51 without the correction).
+    Time that of three such decompositions, n d^2 + d^3.
 
     Args:
         real: features of held-out rows, shape (n, d).
@@ -69,8 +70,8 @@ def frechet_infinity(real: Tensor, fake: Tensor, *, seed: int = 0) -> Estimate:
     weight of each row, summed with the same weights: subsets share rows, which a standard error of the regression would not know. Its first-order
     variance is that of the plain distance, :math:`V_1 / n = 2 J - J' / 2`, and its second-order variance, which the jackknife counts twice, is
     halved: the stated variance is :math:`(J_\infty + \max(V_1 / n, 0)) / 2`. The interval of 95 % is the value plus or minus 1.96 standard errors.
-    MEASURED2
-    Time about ten times that of a plain distance.
+    Measured on 40 to 100 draws it was 0.91 to 1.12 times the true one, for equal and for different laws; lowest where rows do not fill the
+    dimensions. The bias of 500 rows of 32 entries was below 0.04 where that of the plain distance is 1.2. Time about ten times that of a plain distance.
 
     Args:
         real: features of held-out rows, shape (n, d).
@@ -229,7 +230,8 @@ METRIC = Metric(
             formula=r"|\mu_1 - \mu_2|^2 + \operatorname{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})",
             source="M. Heusel et al., GANs trained by a two time-scale update rule converge to a local Nash equilibrium, 2017, equation 6",
             pitfalls="Biased upwards at small n: compare at equal n and with the floor. Only means and covariances of features count. Values over "
-            "different networks cannot be compared, and only Inception's is FID. It does not see copied training rows.",
+            "different networks cannot be compared, and only Inception's is FID. It does not see copied training rows. "
+            "Its standard error leaves the bias out, and is up to 1.2 times the true one near equal laws.",
             ideal=0.0,
             sees=("noise", "blur", "shifted mean", "collapse", "independent columns"),
         ),
@@ -241,7 +243,8 @@ METRIC = Metric(
             meaning="What the Fréchet distance would be with infinitely many samples and real pictures.",
             formula=r"\text{intercept of } FD(n) \text{ over } 1/n",
             source="M. J. Chong and D. Forsyth, Effectively unbiased FID and Inception Score and where to find them, 2020, section 4.1",
-            pitfalls="A bias remains where half of the rows are fewer than the dimensions of the features: the note says so.",
+            pitfalls="A bias remains where half of the rows are fewer than the dimensions of the features: the note says so, and there the standard error is about "
+            "a tenth too small.",
             ideal=0.0,
             sees=("noise", "blur", "shifted mean", "collapse", "independent columns"),
         ),

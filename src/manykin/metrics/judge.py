@@ -117,7 +117,7 @@ def as_good_as_real(value: Estimate, floor: Estimate | None) -> bool:
 
 def _measurable(value: Estimate, floor: Estimate | None) -> bool:
     told = figure(value.name)
-    if floor is None or told is None or not math.isfinite(value.value):
+    if floor is None or told is None or not (math.isfinite(value.value) and math.isfinite(floor.value)):
         return False
     return value.unit == P_VALUE or told.better != "none"
 

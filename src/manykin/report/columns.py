@@ -84,47 +84,76 @@ class Mark:
     strength: str
 
 
-def standings(marks: Sequence[Mark], title: str, *, floor: float | None = None, floor_label: str = "", band: float | None = None) -> "Figure":
-    """Models on one scale, lower is better: values with two standard errors, marked by strength.
+@dataclass(frozen=True)
+class Block:
+    """Models that may be ranked against each other, best first. ``floor``: what real data get; ``band``: half the width of its noise."""
+
+    title: str
+    marks: tuple[Mark, ...]
+    floor: float | None = None
+    band: float | None = None
+
+
+def standings(blocks: Sequence[Block], title: str, *, floor: float | None = None, floor_label: str = "", clip: bool = True) -> "Figure":
+    """Models on one scale, block by block: values with two standard errors, marked by strength. Blocks are not ranked against each other.
 
     A disc is exact (or plain), a triangle a bound (the truth lies on its side, further left), a diamond an estimate.
 
     Args:
-        marks: what to draw, best first.
+        blocks: what to draw, one below the other; of several, each has its title above it.
         title: name and unit of the scale.
-        floor: a dashed line.
-        floor_label: what the line is.
-        band: half the width of the shaded noise around the line.
+        floor: a dashed line through all blocks.
+        floor_label: what the line is, or the lines of the blocks.
+        clip: draw what lies far to the right at the edge, with an arrow.
     """
-    figure = new_figure(4.8, 0.8 + 0.36 * len(marks))
+    gap = 1.3 if len(blocks) > 1 else 0.0
+    rows = sum(len(block.marks) for block in blocks) + gap * len(blocks)
+    figure = new_figure(4.8, 0.8 + 0.36 * rows)
     axes = figure.add_subplot()
-    low, high = _limits([mark.value for mark in marks] + ([floor] if floor is not None else []))
+    marks = [mark for block in blocks for mark in block.marks]
+    floors = [value for value in (floor, *(block.floor for block in blocks)) if value is not None]
+    low, high = _limits([mark.value for mark in marks] + floors, clip)
     reach = [(mark.value - 2 * (mark.stderr or 0.0), mark.value + 2 * (mark.stderr or 0.0)) for mark in marks if mark.value <= high]
     low, high = min([low, *(left for left, _ in reach)]), max([high, *(right for _, right in reach)])
+    top = -0.7
     if floor is not None:
         axes.axvline(floor, color=INK, ls="--", lw=1, zorder=0)
-        if band:
-            axes.axvspan(floor - band, floor + band, color=INK, alpha=0.18, lw=0, zorder=0)
-        if floor_label:
-            axes.annotate(
-                floor_label, (floor, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, xytext=(0, 2),
-                textcoords="offset points",
-            )  # fmt: skip
-    for place, mark in enumerate(marks):
-        at = min(mark.value, high)
-        shape = {"bound": "<", "estimate": "D"}.get(mark.strength, "o")
-        colour = {"bound": "#8b5cf6", "estimate": "#14b8a6"}.get(mark.strength, REAL)
-        error = 2 * (mark.stderr or 0.0) if mark.value <= high else 0.0
-        axes.errorbar(at, place, xerr=error, fmt=shape, color=colour, ms=6, capsize=2.5, lw=1.2)
-        text = number(mark.value, mark.stderr).split(" ±")[0] + (" →" if mark.value > high else "")
-        axes.annotate(text, (at, place), xytext=(0, 6), textcoords="offset points", fontsize=7.5, ha="center")
+    places: list[float] = []
+    for block in blocks:
+        start = (places[-1] + 1 if places else 0.0) + gap
+        if gap:
+            words = block.title.replace("$", r"\$")
+            axes.annotate(words, (0, start - 0.95), xycoords=("axes fraction", "data"), fontsize=8, fontweight="bold", ha="left", va="center")
+        places += [start + index for index in range(len(block.marks))]
+        if block.floor is not None:
+            span = (start - 0.6 if gap else top, places[-1] + 0.4)
+            axes.plot([block.floor] * 2, span, color=INK, ls="--", lw=1, zorder=0)
+            axes.fill_betweenx(span, block.floor - (block.band or 0.0), block.floor + (block.band or 0.0), color=INK, alpha=0.18, lw=0, zorder=0)
+    if floors and floor_label:
+        axes.annotate(
+            floor_label, (floors[0], 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, xytext=(0, 2),
+            textcoords="offset points",
+        )  # fmt: skip
+    for place, mark in zip(places, marks, strict=True):
+        _place(axes, place, mark, high)
     axes.set_xlim(low, high + 0.03 * (high - low))
-    axes.set_ylim(len(marks) - 0.4, -0.7)
-    axes.set_yticks(range(len(marks)), [_short(mark.label, 28) for mark in marks])
+    axes.set_ylim(places[-1] + 0.6, top)
+    axes.set_yticks(places, [_short(mark.label, 28) for mark in marks])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(title)
     return figure
+
+
+def _place(axes: "Axes", place: float, mark: Mark, high: float) -> None:
+    """One model: its mark, two standard errors, and its value above it."""
+    at = min(mark.value, high)
+    shape = {"bound": "<", "estimate": "D"}.get(mark.strength, "o")
+    colour = {"bound": "#8b5cf6", "estimate": "#14b8a6"}.get(mark.strength, REAL)
+    error = 2 * (mark.stderr or 0.0) if mark.value <= high else 0.0
+    axes.errorbar(at, place, xerr=error, fmt=shape, color=colour, ms=6, capsize=2.5, lw=1.2)
+    text = number(mark.value, mark.stderr).split(" ±")[0] + (" →" if mark.value > high else "")
+    axes.annotate(text, (at, place), xytext=(0, 6), textcoords="offset points", fontsize=7.5, ha="center")
 
 
 def _histogram(axes: "Axes", column: Column, parts: Sequence[Array]) -> None:
@@ -162,13 +191,13 @@ def _bars(axes: "Axes", column: Column, parts: Sequence[Array]) -> None:
     axes.tick_params(axis="x", length=0)
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """A scale that shows the better half in detail: what lies far behind is drawn at the edge with an arrow."""
+def _limits(values: Sequence[float], clip: bool) -> tuple[float, float]:
+    """A scale that, to clip, shows the better half in detail: what lies far behind is drawn at the edge with an arrow."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
     middle = ordered[len(ordered) // 2]
     reach = max(3 * (middle - low), 0.02 * abs(low), 1e-9)
-    high = min(high, low + 4 * reach) if len(set(ordered)) > 4 and high - low > 8 * reach else high
+    high = min(high, low + 4 * reach) if clip and len(set(ordered)) > 4 and high - low > 8 * reach else high
     pad = 0.08 * (high - low) or 0.1 * abs(low) or 0.1
     return low - pad, high + pad
 

@@ -1,17 +1,18 @@
 """The headline table: quality, cost and strength of every model, in groups that may be ranked, with the values of real data on top."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from markupsafe import Markup
 
-from manykin.metrics import Estimate, as_good_as_real, ledger
+from manykin.metrics import Estimate, ledger
 from manykin.metrics.estimate import FLOOR, LOG_P, SAMPLES
 from manykin.report.canvas import style, svg
-from manykin.report.columns import Mark, standings
+from manykin.report.columns import Block, Mark, standings
 from manykin.report.compared import Result
+from manykin.report.standing import NOTHING, Standing, standing_of
 from manykin.report.units import BETTER, better_of, capital, title_of
 
 MAIN = (
@@ -24,11 +25,11 @@ MOST_MAIN = 3
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one model: its value, its floor, whether it is as good as real data, and how it stands among the others."""
+    """One metric of one model: its value, its floor, how it stands beside that, and how it stands among the others."""
 
     estimate: Estimate | None = None
     floor: Estimate | None = None
-    real: bool = False
+    standing: Standing = NOTHING
     mark: Literal["", "best", "tied"] = ""
 
 
@@ -99,10 +100,13 @@ def board_of(results: Sequence[Result], most: int = MOST_MAIN) -> Board:
 
 
 def main_names(results: Sequence[Result]) -> list[str]:
-    """The metrics of samples that stand for all others, most telling first; those that no preference names follow in their own order."""
+    """The metrics of samples that stand for all others, most telling first; those that no preference names follow in their own order.
+
+    What ranks nothing, such as a p-value, is not among them.
+    """
     present = list(dict.fromkeys(metric.name for result in results for metric in result.metrics if _of_samples(metric)))
     chosen = [name for name in MAIN if name in present]
-    return chosen + [name for name in present if name not in chosen and better_of(name) and name + FLOOR in _all_names(results)]
+    return chosen + [name for name in present if name not in chosen and better_of(name) not in ("", "none") and name + FLOOR in _all_names(results)]
 
 
 def cells_of(results: Sequence[Result], name: str) -> dict[str, Cell]:
@@ -117,8 +121,7 @@ def cells_of(results: Sequence[Result], name: str) -> dict[str, Cell]:
         estimate = result.metric(name)
         if estimate is not None:
             floor = result.metric(name + FLOOR)
-            real = math.isfinite(estimate.value) and as_good_as_real(estimate, floor)
-            found[result.model] = Cell(estimate, floor, real, marks.get((result.model, estimate.sampler), ""))
+            found[result.model] = Cell(estimate, floor, standing_of(estimate, floor), marks.get((result.model, estimate.sampler), ""))
     return found
 
 
@@ -137,7 +140,7 @@ def _all_names(results: Sequence[Result]) -> set[str]:
 
 
 def standing_pictures(board: Board) -> list[tuple[str, Markup]]:
-    """Likelihoods and the first metric of samples as pictures, where at least two models have them."""
+    """Likelihoods and the first metric of samples as pictures, where at least two models have them: a block for each group that may be ranked."""
     units = dict.fromkeys(line.likelihood.unit for line in board.lines if line.likelihood is not None and line.likelihood.quantity == LOG_P)
     with style():
         pictures = [picture for unit in units for picture in _likelihood_picture(board, unit)]
@@ -145,31 +148,45 @@ def standing_pictures(board: Board) -> list[tuple[str, Markup]]:
 
 
 def _likelihood_picture(board: Board, unit: str) -> list[tuple[str, Markup]]:
-    marks = []
-    for line in board.lines:
-        metric = line.likelihood
-        if metric is not None and metric.unit == unit and metric.quantity == LOG_P and not line.flags and math.isfinite(metric.value):
-            marks.append(Mark(line.result.model, metric.value, metric.stderr, metric.strength))
-    if len(marks) < 2:
+    blocks = []
+    for part in board.parts:
+        shown = [(line.result.model, line.likelihood) for line in part.lines if not line.flags]
+        marks = _marks((model, each) for model, each in shown if each is not None and (each.unit, each.quantity) == (unit, LOG_P))
+        if marks:
+            blocks.append(Block(part.title.split(":")[0].split(" (in ")[0], marks))
+    if sum(len(block.marks) for block in blocks) < 2:
         return []
     floor = ledger.classical_floor(ledger.likelihood_groups([line.result for line in board.lines]))
     place = floor.estimate.value if floor is not None and floor.estimate is not None and floor.estimate.unit == unit else None
-    figure = standings(sorted(marks, key=lambda mark: mark.value), f"{unit}, lower is better", floor=place, floor_label="classical floor")
+    figure = standings(blocks, f"{unit}, lower is better", floor=place, floor_label="classical floor")
     caption = "Likelihood of held-out data, with two standard errors. Disc: exact. Triangle: bound, the truth lies to its left. Diamond: estimate."
+    if len(blocks) > 1:
+        caption += " Each kind is ordered by itself."
     return [(caption, svg(figure, f"Likelihood in {unit}"))]
 
 
 def _distance_picture(board: Board) -> list[tuple[str, Markup]]:
-    """The first metric of samples, best first."""
-    name, floor, better = board.names[0], board.floors[0], better_of(board.names[0])
-    found = [(line.result.model, line.cells[0].estimate) for line in board.lines]
-    marks = [Mark(model, each.value, each.stderr, "") for model, each in found if each is not None and math.isfinite(each.value)]
-    if len(marks) < 2:
+    """The first metric of samples, best first within each sampler and each view of the data, with the noise floor of that view."""
+    name, better = board.names[0], better_of(board.names[0])
+    title, blocks = capital(title_of(name)), []
+    for group in ledger.metric_groups([line.result for line in board.lines], name):
+        marks = _marks((entry.row.model, entry.estimate) for entry in group.entries if entry.estimate is not None)
+        floors = [found for entry in group.entries for found in entry.row.metrics if found.name == name + FLOOR and found.data == group.key.data]
+        floor = max((each for each in floors if math.isfinite(each.value)), key=lambda each: each.n, default=None)
+        about = [f"on {group.key.data}" if group.key.data else "", f"sampler {group.key.sampler}" if group.key.sampler else ""]
+        if marks:
+            place, band = (None, None) if floor is None else (floor.value, 2 * (floor.stderr or 0.0))
+            blocks.append(Block(", ".join([title, *filter(None, about)]), marks, place, band))
+    if sum(len(block.marks) for block in blocks) < 2:
         return []
-    marks.sort(key=lambda mark: -mark.value if better == "higher" else mark.value)
-    figure = standings(
-        marks, f"{title_of(name)}, {BETTER.get(better, '')}", floor=None if floor is None else floor.value, floor_label="real data",
-        band=None if floor is None else 2 * (floor.stderr or 0.0),
-    )  # fmt: skip
-    title = capital(title_of(name))
-    return [(f"{title} of samples, with two standard errors. Band: the same for real training rows, the noise floor.", svg(figure, title))]
+    figure = standings(blocks, f"{title_of(name)}, {BETTER.get(better, '')}", floor_label="real data", clip=better != "higher")
+    caption = f"{title} of samples, with two standard errors. Band: the same for real training rows, the noise floor."
+    if len(blocks) > 1:
+        caption += " Each sampler and each view of the data is ordered by itself."
+    return [(caption, svg(figure, title))]
+
+
+def _marks(found: Iterable[tuple[str, Estimate]]) -> tuple[Mark, ...]:
+    return tuple(
+        Mark(model, each.value, each.stderr, each.strength if each.quantity != SAMPLES else "") for model, each in found if math.isfinite(each.value)
+    )

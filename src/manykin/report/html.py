@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from manykin import __version__
 from manykin.errors import InvalidInput, ManykinError
-from manykin.metrics import Estimate, as_good_as_real
+from manykin.metrics import Estimate
 from manykin.metrics.estimate import FLOOR, SAMPLES
 from manykin.report import headline, matrix, panels, units, words
 from manykin.report.animation import GIF, write_animation
@@ -20,6 +20,7 @@ from manykin.report.markdown import comparison_markdown, run_markdown
 from manykin.report.neighbours import neighbour_panels
 from manykin.report.panels import Section
 from manykin.report.reading import Run, is_comparison, model_name, read_run
+from manykin.report.standing import standing_of
 from manykin.report.timing import time_panels
 
 FILE, MARKDOWN = "report.html", "report.md"
@@ -71,10 +72,9 @@ def _run(run: Run, folder: Path) -> dict[str, Any]:
     data = run.config.get("data")
     name, model = str(data.get("name", "own data")) if isinstance(data, Mapping) else "own data", model_name(run)
     write_animation(run, folder)
-    held = max((metric.n for metric in result.metrics), default=None)
     return {
         "title": f"{model} on {name}",
-        "subtitle": words.run_lead(result, name, run.space, held),
+        "subtitle": words.run_lead(result, name, run.space, words.held_out(run)),
         "tiles": _tiles(result),
         "numbers": _numbers(result.metrics),
         "warnings": [("", [text]) for text in result.warnings],
@@ -157,7 +157,7 @@ def _numbers(metrics: Sequence[Estimate]) -> list[dict[str, Any]]:
         floor = by_name.get(metric.name + FLOOR)
         told = words.meanings([Result(model="", family="", metrics=(metric,))])
         found.append({
-            "metric": metric, "floor": floor, "real": as_good_as_real(metric, floor), "title": units.title_of(metric.name),
+            "metric": metric, "floor": floor, "standing": standing_of(metric, floor), "title": units.title_of(metric.name),
             "arrow": units.arrow_of(metric.name), "hint": told[0]["text"] if told else "",
             "strength": metric.strength if metric.quantity != SAMPLES else "",
         })  # fmt: skip
@@ -169,7 +169,7 @@ def _tiles(result: Result) -> list[tuple[str, str, str]]:
     board = headline.board_of([result], most=1)
     line = board.lines[0]
     found = [] if line.likelihood is None else [(units.value_text(line.likelihood), line.likelihood.unit, f"likelihood ({line.strength})")]
-    found += [(units.value_text(cell.estimate), "as good as real" if cell.real else "", units.title_of(cell.estimate.name))
+    found += [(units.value_text(cell.estimate), cell.standing.words, units.title_of(cell.estimate.name))
               for cell in line.cells if cell.estimate is not None]  # fmt: skip
     costs = [(result.seconds, units.seconds_text, "of training"), (result.parameters, units.count_text, "parameters"),
              (result.peak_memory_bytes, units.bytes_text, "peak memory")]  # fmt: skip

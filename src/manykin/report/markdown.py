@@ -10,6 +10,7 @@ from manykin.report import headline, units, words
 from manykin.report.compared import Compared, Result, result_of_run
 from manykin.report.headline import Board, Cell, Line
 from manykin.report.reading import Run, model_name
+from manykin.report.standing import AS_GOOD, UNSURE, standing_of
 
 
 def comparison_markdown(compared: Compared) -> str:
@@ -30,15 +31,15 @@ def run_markdown(run: Run) -> str:
     result = result_of_run(run)
     data = run.config.get("data")
     name = str(data.get("name", "own data")) if isinstance(data, Mapping) else "own data"
-    held = max((metric.n for metric in result.metrics), default=None)
-    parts = [f"# {escape(model_name(run))} on {escape(name)}", escape(words.run_lead(result, name, run.space, held))]
-    rows = ["| metric | value | floor | kind | n |", "| :-- | --: | --: | :-- | --: |"]
+    parts = [f"# {escape(model_name(run))} on {escape(name)}", escape(words.run_lead(result, name, run.space, words.held_out(run)))]
+    rows = ["| metric | value | floor | beside real data | kind | n |", "| :-- | --: | --: | :-- | :-- | --: |"]
     for metric in result.metrics:
         if not metric.name.endswith(FLOOR):
             floor = result.metric(metric.name + FLOOR)
             title = f"{units.title_of(metric.name)} {units.arrow_of(metric.name)}".strip()
             kind = metric.strength if metric.quantity != SAMPLES else "samples"
-            rows.append(_row([title, f"{units.value_text(metric)} {metric.unit}".strip(), units.value_text(floor), kind, f"{metric.n:,}"]))
+            value = f"{units.value_text(metric)} {metric.unit}".strip()
+            rows.append(_row([title, value, units.value_text(floor), standing_of(metric, floor).words, kind, f"{metric.n:,}"]))
     parts.append("\n".join(rows) if result.metrics else "")
     parts.append("\n".join(f"- Warning: {escape(text)}" for text in result.warnings))
     parts.append("\n".join(_meanings([result])))
@@ -86,17 +87,17 @@ def _likelihood(metric: Estimate | None, mark: str, flagged: bool) -> str:
 def _metric(cell: Cell) -> str:
     if cell.estimate is None:
         return "–"
-    text = escape(units.value_text(cell.estimate)) + (" ≈" if cell.real else "")
+    text = escape(f"{units.value_text(cell.estimate)} {cell.standing.sign}".strip())
     return f"**{text}**" if cell.mark and math.isfinite(cell.estimate.value) else text
 
 
 def _footnotes(results: Sequence[Result], board: Board) -> list[str]:
     lines = ["Bold: best of its group, or not told apart from it within two combined standard errors."]
-    if any(cell.real for line in board.lines for cell in line.cells):
-        lines[0] += " ≈: as good as real data."
+    shown = {cell.standing for line in board.lines for cell in line.cells}
+    lines[0] += " ≈: as good as real data." if AS_GOOD in shown else ""
+    lines[0] += " ?: cannot tell at this size." if UNSURE in shown else ""
     lines += ["Likelihoods of different kinds stand in groups of their own and are not ranked against each other.", ""]
-    shown = [Result(result.model, result.family, tuple(m for m in result.metrics if _shown(m, board))) for result in results]
-    return lines + _meanings(shown)
+    return lines + _meanings([Result(result.model, result.family, tuple(m for m in result.metrics if _shown(m, board))) for result in results])
 
 
 def _shown(metric: Estimate, board: Board) -> bool:

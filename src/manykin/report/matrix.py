@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from manykin.metrics import Estimate, as_good_as_real, figure, ledger
+from manykin.metrics import Estimate, figure, ledger
 from manykin.metrics.estimate import FLOOR, LOG_P_GIVEN_C, SAMPLES, number
 from manykin.report.compared import Result
 from manykin.report.headline import floor_of
 from manykin.report.reading import plain_float
+from manykin.report.standing import NOTHING as NO_STANDING
+from manykin.report.standing import Standing, standing_in
 from manykin.report.units import arrow_of, number_text, sort_key, title_of
 
 NOTHING = "nothing"
@@ -23,7 +25,7 @@ PALE = 0.1
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell: its text, its error, a mark (``best``, ``tied``, ``real``), a warmth between 0 and 1, and what hovering says."""
+    """A cell: its text, its error, a mark (``best``, ``tied``), a warmth between 0 and 1, what hovering says, and how it stands beside its floor."""
 
     text: str = "–"
     error: str = ""
@@ -31,6 +33,7 @@ class Entry:
     heat: float = 0.0
     hint: str = ""
     key: str = ""
+    standing: Standing = NO_STANDING
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table with a heading, a caption, the names of its columns (that of the first one first), and remarks, each a line."""
+    """A table with a heading, a caption, the names of its columns (that of the first one first), and remarks, each a line.
+
+    ``sortable``: whether a column holds values of one unit, which a reader may sort.
+    """
 
     title: str
     caption: str
     heads: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    sortable: bool = True
 
 
 def every_metric(results: Sequence[Result]) -> Grid | None:
@@ -64,10 +71,10 @@ def every_metric(results: Sequence[Result]) -> Grid | None:
     caption = (
         "Arrows say which way is better (◎: near its ideal). Bold: best of its kind, or not told apart from it within two combined standard errors; "
         "likelihoods are only held against those of the same strength. ≈: as good as real data, that is, within two standard errors of the floor "
-        "or better. "
-        "Floor: real training rows in the place of samples."
+        "or better. ?: so it is, but at this size the metric does not even tell crude forgeries from real rows. p-values rank nothing: ≠ is told "
+        "apart from real data (p up to 0.05), ≈ is not. Floor: real training rows in the place of samples."
     )
-    return Grid("Every metric", caption, ("metric", "floor", *(result.model for result in finished)), tuple(rows))
+    return Grid("Every metric", caption, ("metric", "floor", *(result.model for result in finished)), tuple(rows), sortable=False)
 
 
 def column_table(details: Mapping[str, Mapping[str, Any]]) -> Grid | None:
@@ -184,8 +191,8 @@ def _metric_row(results: Sequence[Result], quantity: str, name: str) -> Row:
     cells = []
     for result in results:
         metric = metrics[result.model]
-        real = metric is not None and math.isfinite(metric.value) and as_good_as_real(metric, result.metric(name + FLOOR))
-        cells.append(_cell(metric, tuple(mark for mark in (marks.get(result.model, ""), "real" if real else "") if mark)))
+        found = standing_in(result, metric) if quantity == SAMPLES else NO_STANDING
+        cells.append(_cell(metric, tuple(mark for mark in (marks.get(result.model, ""),) if mark), found))
     known = [metric for metric in metrics.values() if metric is not None]
     units = dict.fromkeys(metric.unit for metric in known if metric.unit)
     given = f", {quantity}" if quantity == LOG_P_GIVEN_C else ""
@@ -198,7 +205,7 @@ def _metric_row(results: Sequence[Result], quantity: str, name: str) -> Row:
     return Row(title, remark, (own, *cells))
 
 
-def _cell(metric: Estimate | None, marks: tuple[str, ...] = ()) -> Entry:
+def _cell(metric: Estimate | None, marks: tuple[str, ...] = (), standing: Standing = NO_STANDING) -> Entry:
     if metric is None:
         return Entry()
     value, _, error = number_text(metric.value, metric.stderr).partition(" ± ")
@@ -207,7 +214,7 @@ def _cell(metric: Estimate | None, marks: tuple[str, ...] = ()) -> Entry:
     if not math.isfinite(metric.value):
         value, error = "not finite", ""
     small = " ".join(part for part in (f"± {error}" if error else "", strength) if part)
-    return Entry(value, small, marks, hint=hint, key=sort_key(metric))
+    return Entry(value, small, marks, hint=hint, key=sort_key(metric), standing=standing)
 
 
 def _distances(

@@ -8,7 +8,9 @@ from manykin.metrics import Estimate, figure
 from manykin.metrics.estimate import FLOOR, number
 
 ARROWS = {"lower": "↓", "higher": "↑", "target": "◎"}
-BETTER = {"lower": "lower is better", "higher": "higher is better", "target": "best near its ideal"}
+BETTER = {"lower": "lower is better", "higher": "higher is better", "target": "best near its ideal", "none": "ranks nothing"}
+OVER_INCEPTION = {"fid": "FID", "fid_inf": "FID, extrapolated", "kid": "KID"}
+"""What distances are called over Inception's features: their figures are those of the distances over any features."""
 LOW = ("nll", "bits_per_dim", "bits_per_byte", "kl_gap", "perplexity")
 """Figures of likelihood, which are better low whoever explains them."""
 
@@ -32,17 +34,17 @@ def sort_key(value: Any) -> str:
 
 
 def title_of(name: str) -> str:
-    """A metric's name in words: the title of its figure, else the name without underscores."""
+    """A metric's name in words: the title of its figure, FID and KID under their own, else the name without underscores."""
     base = name.removesuffix(FLOOR)
     told = figure(base)
-    words = base.replace("_", " ") if told is None else told.title
+    words = OVER_INCEPTION.get(base) or (base.replace("_", " ") if told is None else told.title)
     if base.startswith("marginal_") and "marginal" not in words:
         words = f"marginal {words}"
     return f"{words}, noise floor" if name.endswith(FLOOR) else words
 
 
 def better_of(name: str) -> str:
-    """``lower``, ``higher`` or ``target``; empty where nobody says."""
+    """``lower``, ``higher``, ``target``, or ``none`` for what ranks nothing; empty where nobody says."""
     base = name.removesuffix(FLOOR)
     told = figure(base)
     return told.better if told is not None else "lower" if base.removeprefix("marginal_") in LOW else ""

@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from manykin.metrics import Estimate, as_good_as_real, figure, ledger
+from manykin.metrics import Estimate, figure, ledger
 from manykin.metrics.estimate import FLOOR, SAMPLES
 from manykin.report.compared import Compared, Result
 from manykin.report.headline import Board, floor_of
+from manykin.report.reading import Run
+from manykin.report.standing import Tally, standings_in, tally
 from manykin.report.units import BETTER, capital, count_text, listed, seconds_text, title_of, value_text
 from manykin.spaces import Image, Record, Space, Table, Tokens, columns_of
 
@@ -19,7 +21,13 @@ TERMS: dict[str, str] = {
     "classical floor": "A classical model, fitted in closed form or nearly: whatever does not beat it has learned nothing that is worth its cost.",
     "noise floor": "The same number for real training rows in the place of samples, which differ from held-out rows by chance alone: "
     "what a perfect model would get. No model has to do better.",
-    "as good as real": "The number is within two standard errors of what real training rows get in the place of samples, or better.",
+    "as good as real": "The number is within two standard errors of what real training rows get in the place of samples, or better. "
+    "It says that this metric, at this size, does not tell the samples from real data; another may.",
+    "worse": "The number is further from its noise floor than two standard errors: the metric tells the samples from real data.",
+    "cannot tell at this size": "The number looks like that of real data, but with so few rows the metric does not even tell crude forgeries from "
+    "them (each column permuted by itself, or only the half of the rows nearest to one row): it says nothing.",
+    "told apart": "The p-value is at most 0.05: evidence that samples and data differ. It happens to one in twenty perfect models too.",
+    "not told apart": "The p-value is above 0.05: no evidence that samples and data differ. How far above means nothing.",
 }
 FALLBACK: dict[str, str] = {
     "nll": "Minus the mean log-likelihood of held-out data, in nats per example.",
@@ -47,10 +55,10 @@ def lead(compared: Compared) -> str:
 
 
 def sentences(compared: Compared, board: Board) -> list[str]:
-    """The verdict: what is best within each kind of claim, whose samples are best, whose are as good as real data, and what failed."""
+    """The verdict: what is best within each kind of claim, whose samples are best, whose are told apart from real data, and what failed."""
     if not compared.finished:
         return ["Every model failed, so there is nothing to rank; the table says why."]
-    found = [_best_likelihoods(board), _beaten(board), _best_samples(board), _as_good(board), _failed(compared)]
+    found = [_best_likelihoods(board), _beaten(board), _best_samples(board), _told_apart(board), _failed(compared)]
     return [text for text in found if text]
 
 
@@ -93,7 +101,8 @@ def terms(results: Sequence[Result], *, floor: bool = True) -> list[tuple[str, s
     metrics = [metric for result in results for metric in result.metrics]
     words = {metric.strength for metric in metrics if metric.quantity != SAMPLES} | {"±"}
     words |= {"classical floor"} if floor and any(ledger.is_classical(result) for result in results) else set()
-    words |= {"noise floor", "as good as real"} if any(metric.name.endswith(FLOOR) for metric in metrics) else set()
+    words |= {"noise floor"} if any(metric.name.endswith(FLOOR) for metric in metrics) else set()
+    words |= {each.words for each in standings_in(results)}
     return [(key, text) for key, text in TERMS.items() if key in words]
 
 
@@ -108,7 +117,19 @@ def _meaning(name: str, floor: Estimate | None, on: str) -> dict[str, str] | Non
     if floor is not None:
         how.append(f"Real rows get {value_text(floor)}.")
     more = {"formula": told.formula, "source": told.source, "pitfalls": told.pitfalls}
-    return {"title": told.title, "text": told.meaning, "how": " ".join(how), **{key: text for key, text in more.items() if text}}
+    return {"title": title_of(name), "text": told.meaning, "how": " ".join(how), **{key: text for key, text in more.items() if text}}
+
+
+def held_out(run: Run) -> int | None:
+    """The held-out rows that a run was judged on: those behind its likelihood, else those that it recorded; None where neither is known.
+
+    The size of a metric of samples is a number of samples, which may be larger.
+    """
+    behind = max((metric.n for metric in (run.evaluation.metrics if run.evaluation else ()) if metric.quantity != SAMPLES), default=0)
+    data = run.config.get("data")
+    rows = data.get("rows") if isinstance(data, Mapping) else None
+    recorded = rows.get("test") if isinstance(rows, Mapping) else None
+    return behind or (recorded if isinstance(recorded, int) else None)
 
 
 def _held_out(results: Sequence[Result]) -> int | None:
@@ -168,23 +189,39 @@ def _best_samples(board: Board) -> str:
     return capital("; ".join(f"best samples by {listed(names)}: {winner}" for winner, names in by_model.items())) + "."
 
 
-def _as_good(board: Board) -> str:
-    """Whose samples cannot be told from real data, by how many of all metrics that have a floor."""
-    counts = {line.result.model: _passed(line.result) for line in board.lines}
-    total = max((n for _, n in counts.values()), default=0)
-    if total == 0:
+def _told_apart(board: Board) -> str:
+    """Whose samples are told from real data by how many of the metrics that can tell, and whose by none."""
+    found = tally([line.result for line in board.lines])
+    size = _size(found.sizes)
+    able = [each for each in found.models if each.of]
+    if not able:
+        few = f"{capital(size) if size else 'These samples'} are too few for any metric here to tell even crude forgeries from real data."
+        crude = [each.model for each in found.models if each.anyway]
+        few += f" Even so, {listed(crude)} {'are' if len(crude) > 1 else 'is'} told apart." if crude else ""
+        return few if found.power else ""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for each in sorted(able, key=lambda each: (-each.told / each.of, -each.told)):
+        groups.setdefault((each.told, each.of), []).append(each.model)
+    most = max(each.of for each in able)
+    what = f"metric{'s' if most != 1 else ''}"
+    what += f" that can tell at this size{f' ({size})' if size else ''}" if found.power else ""
+    parts = [f"{listed(models)} by {told or 'none'} of {of}" for (told, of), models in groups.items()]
+    text = f"Told apart from real data: {'; '.join([f'{parts[0]} {what}', *parts[1:]])}"
+    if any(told == 0 for told, _ in groups):
+        text += f": as good as real{f', as far as {size} can say' if found.power and size else ' by what was computed'}"
+    lost = [each.model for each in found.models if not each.of and _judged(board, each)]
+    return f"{text}.{f' Too few samples to say anything of {listed(lost)}.' if lost and found.power else ''}"
+
+
+def _judged(board: Board, each: Tally) -> bool:
+    return any(line.result.model == each.model and any(m.quantity == SAMPLES for m in line.result.metrics) for line in board.lines)
+
+
+def _size(sizes: Sequence[int]) -> str:
+    """``360 samples``, ``200 to 360 samples``; empty where it is not known."""
+    if not sizes:
         return ""
-    every = [model for model, (good, n) in counts.items() if good == n > 0]
-    rest = sorted(((good, n, model) for model, (good, n) in counts.items() if 0 < good < n), key=lambda item: -item[0])
-    by = f"all {total} sample metrics" if total > 1 else "the one sample metric"
-    text = f"As good as real data by {by}: {listed(every)}." if every else f"No model is as good as real data by {by}."
-    return text + (f" {'The others' if every else 'By some'}: {listed([f'{model} by {good} of {n}' for good, n, model in rest])}." if rest else "")
-
-
-def _passed(result: Result) -> tuple[int, int]:
-    """How many metrics with a floor cannot tell samples from real data, and of how many."""
-    pairs = [(metric, floor) for metric in result.metrics if (floor := result.metric(metric.name + FLOOR)) is not None]
-    return sum(as_good_as_real(metric, floor) for metric, floor in pairs), len(pairs)
+    return f"{sizes[0]:,} samples" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,} samples"
 
 
 def _failed(compared: Compared) -> str:

@@ -127,7 +127,9 @@ class GPT(GenerativeModel):
     def _terms(self, z: Tensor, condition: Value | None) -> Tensor:
         """log p(x_t | x_<t, c) of each position, shape (n, length); 0 where nothing is left to say."""
         n, end = z.shape[0], self.tokens.end
-        used = self.tokens.length if end is None else max(min(int((z != end).sum(dim=1).max()) + 1, self.tokens.length - 1), 1)
+        used = self.tokens.length
+        if end is not None and not torch.compiler.is_compiling():
+            used = max(min(int((z != end).sum(dim=1).max()) + 1, used - 1), 1)
         kept = z[:, :used]
         logits = self.logits(self.body(self.embed(kept[:, :-1], condition))).flatten(0, 1)
         terms = -functional.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), kept.flatten(), reduction="none")

@@ -47,6 +47,7 @@ class DiffusionConfig(Config):
 
     network: Literal["auto", "mlp", "unet"] = option("auto", "what denoises: residual layers, or convolutions for pictures; auto takes what fits")
     hidden: tuple[int, ...] = option((128, 128, 128), "width of each block of the mlp", ge=1)
+    waves: int = option(0, "octaves of sines and cosines of each entry that the mlp sees beside it; for sharp edges in few columns", ge=0, le=12)
     widths: tuple[int, ...] = option((32, 64), "channels of each resolution of the unet, the finest first", ge=1)
     blocks: int = option(1, "residual blocks of the unet at each resolution", ge=1)
     patch: int = option(1, "side of the squares of pixels that the unet folds into channels", ge=1)
@@ -93,7 +94,7 @@ class Diffusion(GenerativeModel):
                 dropout=options.dropout,
             )  # fmt: skip
         else:
-            network = TimedMLP(shape[0], options.hidden, self.features.width, options.dropout)
+            network = TimedMLP(shape[0], options.hidden, self.features.width, options.dropout, options.waves)
         self.denoiser = NetworkDenoiser(network, self.schedule(), self.prediction())
 
     def schedule(self) -> Schedule:

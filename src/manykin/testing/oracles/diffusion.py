@@ -28,7 +28,8 @@ class GaussianNetwork(nn.Module):
         values, turn = torch.linalg.eigh(cover)
         rest = (x - alpha * context) @ turn
         x0 = context + (alpha * values / (alpha**2 * values + sigma**2) * rest) @ turn.T
-        return alpha * (x - alpha * x0) / sigma - sigma * x0
+        v: Tensor = alpha * (x - alpha * x0) / sigma - sigma * x0
+        return v
 
 
 class DenoisingOracle(GenerativeModel):
