@@ -76,6 +76,21 @@ def test_class_distance_has_an_honest_error():
     assert values[0].stderr == class_distance(draw([0.4, 0.3, 0.3], 400, 0), draw([0.1, 0.5, 0.4], 300, 1000), seed=0).stderr
 
 
+@pytest.mark.parametrize("dropped,low,high", [(None, 1.0, 1.13), (3, 1.0, 1.13)])
+def test_class_distance_has_an_honest_error_where_classes_are_equally_frequent(dropped, low, high):
+    """Ten classes; the plain bootstrap states 1.25 times the true spread of equal ones."""
+    even, fake = torch.full((10,), 0.1), torch.tensor([float(label != dropped) for label in range(10)])
+    reals, fakes = (
+        torch.multinomial(shares, 1500 * 360, replacement=True, generator=torch.Generator().manual_seed(seed)).reshape(1500, 360)
+        for seed, shares in enumerate((even, fake))
+    )
+    found = [class_distance(real, drawn, seed=seed) for seed, (real, drawn) in enumerate(zip(reals, fakes, strict=True))]
+    spread = torch.tensor([each.value for each in found]).double().std()
+    told = torch.tensor([each.stderr for each in found]).double().square().mean().sqrt()
+    margin = 1 + Z / math.sqrt(2 * 1500)
+    assert low / margin < float(told / spread) < high * margin
+
+
 def test_class_coverage_is_the_binomial_rule():
     real = torch.arange(4).repeat(100)
     edge = int(binom.ppf(1e-3, 400, 0.125))

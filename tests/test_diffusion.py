@@ -291,8 +291,8 @@ def test_log_prob_by_the_flow_is_that_of_the_mixture(name):
     x = quiet_noise(64)
     exact = denoiser.log_prob(x, double(0.0))
     errors = [float((flow_log_prob(denoiser, x, steps=steps) - exact).abs().max()) for steps in (4, 8, 16, 32)]
-    assert all(after < 0.5 * before or after < 5e-3 for before, after in pairwise(errors)), errors
-    assert errors[-1] < 5e-3
+    assert all(after < 0.5 * before or after < 1e-2 for before, after in pairwise(errors)), errors
+    assert errors[-1] < 1e-2
 
 
 def test_hutchinson_is_unbiased_and_has_one_direction_a_solve():

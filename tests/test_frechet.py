@@ -22,6 +22,7 @@ from manykin.metrics import (
     judge,
     kernel_distance,
 )
+from manykin.metrics.frechet import METRIC
 from manykin.metrics.gaussians import gaussian_distance
 from manykin.spaces import Image, Vector
 
@@ -150,13 +151,25 @@ def test_extrapolation_says_where_a_bias_remains():
     assert frechet_infinity(normal(0, 30, 40), normal(1, 50, 40), seed=1).value != found.value
 
 
-@pytest.mark.parametrize("distance", [frechet_distance, frechet_infinity])
+@pytest.mark.parametrize("distance,low,high", [(frechet_distance, 1.0, 1.2), (frechet_infinity, 0.9, 1.12)])
 @pytest.mark.parametrize("scale", [1.0, 1.5])
-def test_stated_errors_of_frechet_distances(distance, scale):
-    draws = [distance(normal(2 * seed, 150, 6), scale * normal(2 * seed + 1, 120, 6)) for seed in range(60)]
+def test_stated_errors_of_frechet_distances(distance, low, high, scale):
+    """In units of the true spread they lie in the range that the docstrings state."""
+    draws = [distance(normal(2 * seed, 150, 6), scale * normal(2 * seed + 1, 120, 6)) for seed in range(400)]
     spread, stated = np.var([each.value for each in draws], ddof=1), np.mean([each.stderr**2 for each in draws])
-    assert spread * 59 / stated < stats.chi2.isf(P, 59)
-    assert stated < 4 * spread
+    assert stated / low**2 > spread * 399 / stats.chi2.isf(P, 399)
+    assert stated / high**2 < spread * 399 / stats.chi2.ppf(P, 399)
+
+
+def test_the_stated_error_is_that_of_the_jackknife_without_second_order_variance_counted_twice():
+    a, b = mixed(0, 60, 4), mixed(1, 70, 4) + 1
+    plain, whole = frechet_distance(a, b), gaussian_distance(a, b)
+    assert whole.jackknife / 2 <= plain.stderr**2 <= whole.jackknife
+    far = frechet_distance(a, b + 1000)
+    assert far.stderr == pytest.approx(math.sqrt(gaussian_distance(a, b + 1000).jackknife), rel=0.05)
+    assert frechet_distance(a[:3], b[:3]).stderr == pytest.approx(math.sqrt(gaussian_distance(a[:3], b[:3]).jackknife), rel=1e-12)
+    both = {each.name: each for each in METRIC.compute(a, b, seed=5)}
+    assert both == {"frechet_distance": frechet_distance(a, b, seed=5), "frechet_distance_inf": frechet_infinity(a, b, seed=5)}
 
 
 def naive_kernel(a, b):

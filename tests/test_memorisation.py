@@ -1,5 +1,6 @@
 """Memorisation and diversity: exact neighbours, calibrated tests under the null, planted copies and collapse, and what stands in their way."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, chi2, kstest, mannwhitneyu, norm
+from scipy.stats import binom, binomtest, chi2, fisher_exact, kstest, mannwhitneyu, norm
 from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
@@ -17,9 +18,9 @@ from manykin.errors import InvalidInput
 from manykin.metrics import Case, judge
 from manykin.metrics.cells import centres, members
 from manykin.metrics.copying import Reach, authenticity, ct_test, different, holdout_share, near_duplicates
-from manykin.metrics.diversity import diversity, histogram_distance
+from manykin.metrics.diversity import _mean_distance, diversity, histogram_distance
 from manykin.metrics.identical import digests, distinct
-from manykin.metrics.memorisation import memorisation
+from manykin.metrics.memorisation import _copying, _Test, memorisation
 from manykin.metrics.neighbours import nearest, others
 from manykin.random import generator
 from manykin.spaces import Column, Image, Record, Table, Tokens, Vector
@@ -185,6 +186,70 @@ def test_honest_samples_are_near_duplicates_as_often_as_held_out_rows(null):
     assert abs(np.mean(gaps)) < norm.isf(P / 2) * np.std(gaps) / math.sqrt(200)
 
 
+def test_the_p_value_of_near_duplicates_is_fishers_and_holds_its_level_with_ties():
+    """r on five values, the first with a probability of 5 %: ties reach the threshold in every draw."""
+
+    def reach(n, chance):
+        ratio = torch.multinomial(torch.tensor([0.05, 0.05, 0.05, 0.05, 0.8]), n, replacement=True, generator=chance).double()
+        return Reach(ratio, torch.arange(n), torch.ones(n, dtype=torch.float64))
+
+    chance, found = generator(0, "ties"), []
+    for _ in range(3000):
+        fake, real = reach(400, chance), reach(100, chance)
+        found.append(near_duplicates(fake, real))
+    fake_count, real_count = (int((each.ratio <= found[-1].threshold).sum()) for each in (fake, real))
+    theirs = fisher_exact([[fake_count, 400 - fake_count], [real_count, 100 - real_count]], alternative="greater")
+    assert found[-1].p == pytest.approx(theirs.pvalue, rel=1e-9)
+    for level in (0.1, 0.05, 0.01, 0.001):
+        assert binomtest(sum(each.p < level for each in found), 3000, level, alternative="greater").pvalue > 0.01
+
+
+def test_honest_rows_that_repeat_raise_no_alarm_of_copies():
+    """Whole numbers of which held-out rows repeat training rows: 100 evaluations, of which 0.1 should raise one."""
+
+    def draw(seed, part, n):
+        return (2 * normal(n, 4, seed=10 * seed + part)).round()
+
+    alarms = 0
+    for seed in range(100):
+        case = Case(Vector(4), Rows(draw(seed, 0, 300)), Rows(draw(seed, 1, 200)), draw(seed, 2, 200), seed=seed)
+        alarms += any("copies training data" in line for line in memorisation(case).warnings)
+    assert alarms <= binom.isf(P, 100, 1e-3)
+    copies = memorisation(Case(Vector(4), Rows(draw(0, 0, 300)), Rows(draw(0, 1, 200)), draw(0, 0, 300)[:200]))
+    assert "copies training data" in copies.warnings[0]
+
+
+def test_tests_are_joined_at_their_share_of_the_level():
+    near = _Test("near-duplicates", "near_duplicates", 2e-4, "5 %", "held-out rows 1 %")
+    assert _copying([near], 7) == []
+    (line,) = _copying([near, dataclasses.replace(near, name="near_duplicates_features", value="7 %")], 4)
+    assert line.startswith("near-duplicates 5 % (near_duplicates; held-out rows 1 %) and 7 % (near_duplicates_features; held-out rows 1 %): samples")
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7, 0.4])
+def test_errors_of_diversity_and_near_duplicates_are_their_spread(scale):
+    """Honest samples, and shrunk ones: also the threshold, an order statistic of real rows, is left to chance."""
+    found = []
+    for seed in range(120):
+        train, test, fake = (normal(200, 3, seed=7 * seed + part) for part in range(3))
+        case = Case(Vector(3), Rows(train), Rows(test), scale * fake, seed=seed)
+        found.append(by_name(diversity(case)) | by_name(memorisation(case)))
+    high = {"duplicated_samples": 1.3, "sample_spread": 1.3, "mode_coverage": 1.2, "near_duplicates": 1.5}
+    for name, most in high.items():
+        spread = np.var([each[name].value for each in found], ddof=1) * 119
+        stated = np.mean([each[name].stderr ** 2 for each in found])
+        assert stated > spread / chi2.isf(P, 119), f"{name}: too small"
+        assert stated < most**2 * spread / chi2.ppf(P, 119), f"{name}: too large"
+
+
+def test_mean_distance_to_the_nearest_and_its_jackknife_by_leaving_rows_out():
+    rows = torch.cat([normal(30, 2), normal(4, 2)])
+    value, error = _mean_distance(*nearest(rows, rows, 2, exclude_self=True))
+    without = [float(nearest(part, part, 1, exclude_self=True)[0].mean()) for part in (torch.cat([rows[:i], rows[i + 1 :]]) for i in range(34))]
+    assert value == pytest.approx(float(nearest(rows, rows, 1, exclude_self=True)[0].mean()))
+    assert error == pytest.approx(math.sqrt(33 * np.var(without)), rel=1e-9)
+
+
 def test_ct_of_one_cell_is_the_mann_whitney_test_also_with_ties():
     train, test, fake = ((2 * normal(size, 2, seed=seed)).round() / (1 + (seed == 2)) for seed, size in enumerate((80, 50, 70)))
     found = ct_test(train, test, fake, cells=1)
@@ -328,7 +393,11 @@ def test_features_are_judged_beside_pixels():
     assert values["ct_score_features"].data == "quarters"
     assert values["near_duplicates_features"].value > 0.5
     assert set(found.details["memorisation"]) == {"rows", "view", "view_features"}
-    assert "near_duplicates_features" in found.warnings[0]
+    (warning,) = found.warnings
+    assert "(near_duplicates_features; held-out rows" in warning
+    assert warning.count("the C_T test") == 1
+    assert "(ct_score) and -" in warning
+    assert "(ct_score_features)" in warning
     told = {each.name for name in ("memorisation", "diversity") for each in mk_metric(name).figures}
     assert {name.removesuffix("_floor") for name in [*values, *by_name(diversity(digits_case(fake)))]} <= told
 
@@ -346,6 +415,10 @@ def test_noise_is_warned_of_as_underfitting():
     assert len(found.warnings) == 1
     assert "farther from the training rows than a held-out row with probability 100 %" in found.warnings[0]
     assert "underfits" in found.warnings[0]
+    assert found.warnings[0].startswith("the C_T test ")
+    both = memorisation(digits_case(noise, extractor=Halves())).warnings
+    assert len(both) == 1, "one line for pixels and features"
+    assert all(name in both[0] for name in ("(ct_score) and ", "(ct_score_features): a sample", "probability 100 % and "))
 
 
 def test_collapse_is_warned_of():
@@ -418,7 +491,7 @@ def test_tables_with_missing_values_and_rows_that_repeat():
     assert found.warnings == (), "rows that repeat by nature are no copies"
     assert diversity(Case(space, Rows(train), Rows(test), fake)).warnings == ()
     copied = memorisation(Case(space, Rows(train), Rows(test), train.repeat(3, 1)))
-    assert "exact_copies 100 %" in copied.warnings[0]
+    assert "exact copies 100 % (exact_copies; held-out rows" in copied.warnings[0]
 
 
 def test_a_round_trip_in_single_precision_leaves_a_copy_a_copy():
@@ -436,7 +509,7 @@ def test_texts_are_judged_by_exact_copies_alone():
     found = judge(case, ["memorisation", "diversity"])
     assert {each.name for each in found.estimates} == {"exact_copies", "exact_copies_floor", "distinct_share", "distinct_share_floor"}
     assert by_name(found)["exact_copies"].value >= 0.5
-    assert found.warnings[0].startswith("exact_copies")
+    assert found.warnings[0].startswith("exact copies")
     assert found.tensors == {}
 
 

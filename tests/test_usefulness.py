@@ -1,5 +1,6 @@
 """Usefulness of samples: known answers, no leak of the target, floors, honest verdicts, and questions that cannot be asked."""
 
+import dataclasses
 import json
 import math
 
@@ -12,7 +13,7 @@ import manykin as mk
 from manykin.data.dataset import Rows
 from manykin.errors import InvalidInput
 from manykin.metrics import Case, judge
-from manykin.metrics.augmentation import augmentation, subset
+from manykin.metrics.augmentation import augmentation, cross_validated, subset
 from manykin.metrics.predictors import LINEAR, TREES, Part, Problem, macro_f1, roc_auc, scored, trained
 from manykin.metrics.questions import question
 from manykin.metrics.usefulness import usefulness
@@ -413,6 +414,35 @@ def test_augmentation_by_the_same_rows_makes_no_difference():
     ridge = next(each for each in rows if each["classifier"] == "ridge regression")
     assert abs(ridge["difference"]) < 1e-3
     assert "of 50 real rows" not in finding.details["augmentation"]["verdict"]
+
+
+def test_the_learner_of_a_verdict_is_chosen_by_training_rows_alone(monkeypatch):
+    """By cross-validation: held-out answers that favour the other learner change the scores, and not the choice."""
+    honest = augmentation(case(fresh, n=52))
+    (gain,) = named(honest).values()
+    rows = {each["classifier"]: each for each in honest.details["augmentation"]["rows"]}
+    best = max(rows, key=lambda name: rows[name]["cross_validated"])
+    assert f"of {best} {rows[best]['real']:.3f} to" in gain.note
+    assert "chosen by cross-validation among these real rows" in gain.note
+    asked = question(case(fresh, n=52))
+    favoured = LINEAR if asked.problem.called(TREES) == best else TREES
+
+    def biased(kind, problem, train, test, seed):
+        score = trained(kind, problem, train, test, seed)
+        return dataclasses.replace(score, value=1.0) if kind == favoured and len(test) == 1000 else score
+
+    monkeypatch.setattr("manykin.metrics.augmentation.trained", biased)
+    (other,) = named(augmentation(case(fresh, n=52))).values()
+    assert f"of {best} {rows[best]['real']:.3f} to" in other.note
+
+
+def test_cross_validation_is_repeatable_and_knows_where_there_is_no_score():
+    asked = question(case(fresh, n=90))
+    score = cross_validated(TREES, asked.problem, asked.real, 1)
+    assert score == cross_validated(TREES, asked.problem, asked.real, 1) != cross_validated(TREES, asked.problem, asked.real, 2)
+    assert 0 < score <= 1
+    flat = Part(asked.real.points, asked.real.columns, np.zeros(90))
+    assert cross_validated(LINEAR, Problem(0, asked.problem.categorical), flat, 1) is None
 
 
 def test_few_training_rows_have_one_size():

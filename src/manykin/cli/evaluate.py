@@ -124,7 +124,7 @@ def show_evaluation(output: Output, evaluation: "Evaluation") -> None:
     output.line(f"{evaluation.model} on {evaluation.data}{f', {counts.pop():,} examples' if alike else ''}")
     output.table(columns, rows, right=["n"])
     if floors:
-        output.paragraph("real data: the same metric with real rows that the model may have seen in the place of samples")
+        output.paragraph("real data: the same metric with training rows, or other real rows, in the place of samples")
         found = {_standing(each, floors.get(each.name)) for each in shown}
         for word, meaning in LEGEND.items():
             if word in found:

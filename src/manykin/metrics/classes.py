@@ -34,8 +34,8 @@ def class_distance(real: Tensor, fake: Tensor, *, seed: int = 0) -> Estimate:
     multinomial draws; Efron and Tibshirani, An introduction to the bootstrap, 1993, chapter 6). Where a class is equally frequent on both sides
     the absolute value has a corner, at which the plain bootstrap errs (Andrews, Inconsistency of the bootstrap when a parameter is on the boundary
     of the parameter space, 2000); so the draws lie around differences that are shrunk, :math:`d_c^2 - s_c^2` in the place of :math:`d_c^2` and not
-    below 0, with s_c their standard errors. In simulation with 10 classes it was 1.06 to 1.12 times the true spread, for equal laws, for a dropped
-    class and for small differences (1.2 without shrinking), 0.97 where all classes differ.
+    below 0, with s_c their standard errors. On 3,000 draws it was 1.12 times the true spread for 10 equal classes (1.25 without shrinking) and
+    where one of ten was dropped, 0.97 to 1.1 where all differ a little, 1.01 where they differ clearly, 0.9 for two classes at one standard error.
 
     Args:
         real: classes of the real rows, (n,) int64.

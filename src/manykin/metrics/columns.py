@@ -148,8 +148,8 @@ METRIC = Metric(
             "threshold, or of any set of categories.",
             formula=r"mean over columns of sup_t |F(t) - G(t)| (numbers), of 1/2 sum_c |p_c - q_c| (categories, missing among them)",
             source="A. N. Kolmogorov, 1933, and N. V. Smirnov, 1948; D. A. Levin, Y. Peres and E. L. Wilmer, Markov Chains and Mixing Times, 2009",
-            pitfalls="Blind to everything between columns: independently drawn columns have a perfect value. Read pair_distance beside it. Its standard "
-            "error is up to 1.7 times the true one near equal laws.",
+            pitfalls="Blind to everything between columns: independently drawn columns have a perfect value. Read pair_distance beside it. "
+            "Its standard error is up to 1.7 times the true one near equal laws.",
             ideal=0.0,
             sees=_SIDES,
         ),

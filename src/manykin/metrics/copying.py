@@ -159,20 +159,21 @@ def near_duplicates(samples: Reach, test: Reach) -> Share:
     as in tables where real rows repeat. Its standard error is that of the Beta(k, n + 1 - k) law of the share below an order statistic; that of
     the value joins the scatter of samples, those that share a nearest training row counted as dependent, with :func:`threshold_error`.
 
-    The p-value is the chance that as many real rows lie strictly below the (k + 1)-th smallest r of held-out rows. The share below it is Beta(k + 1,
-    n - k) distributed without ties and stochastically smaller with them (H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 2.8), so
-    by the beta-binomial law the p-value is exact without ties and conservative with them. Where more than k held-out rows have r = 0 it is 1:
-    then copies prove nothing here, and exact copies are counted against those of held-out rows elsewhere.
+    The p-value is Fisher's exact one of as many samples at or below the threshold, where c held-out rows are: a hypergeometric tail, and the same
+    as the beta-binomial one with the law Beta(c + 1, n - c) of the share below the next order statistic, which is exact for a fixed c without ties.
+    A tie that reaches the threshold raises the count of both sides. It is conservative: under 36 planted laws with and without ties at most 0.91 of
+    the draws that it should reject at 0.05, 0.01 and 0.001 were (with Beta(c, n + 1 - c) up to 1.9 times as many).
     """
-    from scipy.stats import betabinom
+    from scipy.stats import hypergeom
 
     n, m, ordered = len(test.ratio), len(samples.ratio), test.ratio.sort().values
     k = max(1, int(QUANTILE * (n + 1)))
     threshold = float(ordered[k - 1])
-    near, floor = samples.ratio <= threshold, int((ordered <= threshold).sum()) / (n + 1)
-    p = float(betabinom(m, k + 1, n - k).sf(int((samples.ratio < ordered[k]).sum()) - 1)) if n > k else 1.0
+    near, real = samples.ratio <= threshold, int((ordered <= threshold).sum())
+    found, floor = int(near.sum()), real / (n + 1)
+    p = float(hypergeom(m + n, found + real, m).sf(found - 1))
     error = math.hypot(_clustered(near.double(), samples.nearest), threshold_error(samples.ratio, ordered, k))
-    return Share(float(near.double().mean()), error, floor, math.sqrt(floor * (1 - floor) / (n + 2)), p, threshold)
+    return Share(found / m, error, floor, math.sqrt(floor * (1 - floor) / (n + 2)), p, threshold)
 
 
 def threshold_error(values: Tensor, real: Tensor, k: int) -> float:

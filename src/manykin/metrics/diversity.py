@@ -221,8 +221,8 @@ METRIC = Metric(
             meaning="The share of parts of the data (cells of k-means on training rows) that samples reach, beside that of as many held-out rows.",
             formula=r"|\{\pi : a sample lies in cell \pi\}| / |\{\pi\}|, with 5 held-out rows a cell on average",
             source="E. Richardson and Y. Weiss, On GANs and GMMs, 2018, section 3 (cells of k-means as bins)",
-            pitfalls="One sample is enough to reach a cell, and its nearest centre may be far away: noise reaches some cells too. Its standard error is "
-            "0.9 to 1.2 times the true one, 1.4 times where samples have collapsed.",
+            pitfalls="One sample is enough to reach a cell, and its nearest centre may be far away: noise reaches some cells too. "
+            "Its standard error is 0.9 to 1.2 times the true one, 1.4 times where samples have collapsed.",
             sees=("collapse", "duplicated rows"),
         ),
         Figure(

@@ -71,7 +71,7 @@ def frechet_infinity(real: Tensor, fake: Tensor, *, seed: int = 0) -> Estimate:
     variance is that of the plain distance, :math:`V_1 / n = 2 J - J' / 2`, and its second-order variance, which the jackknife counts twice, is
     halved: the stated variance is :math:`(J_\infty + \max(V_1 / n, 0)) / 2`. The interval of 95 % is the value plus or minus 1.96 standard errors.
     Measured on 40 to 100 draws it was 0.91 to 1.12 times the true one, for equal and for different laws; lowest where rows do not fill the
-    dimensions. The bias of 500 rows of 32 entries was below 0.04 where that of the plain distance is 1.2. Time about ten times that of a plain distance.
+    dimensions. The bias of 500 rows of 32 entries was below 0.04 where that of the plain distance is 1.2. Time about ten times that.
 
     Args:
         real: features of held-out rows, shape (n, d).
@@ -243,8 +243,8 @@ METRIC = Metric(
             meaning="What the Fréchet distance would be with infinitely many samples and real pictures.",
             formula=r"\text{intercept of } FD(n) \text{ over } 1/n",
             source="M. J. Chong and D. Forsyth, Effectively unbiased FID and Inception Score and where to find them, 2020, section 4.1",
-            pitfalls="A bias remains where half of the rows are fewer than the dimensions of the features: the note says so, and there the standard error is about "
-            "a tenth too small.",
+            pitfalls="A bias remains where half of the rows are fewer than the dimensions of the features: the note says so, "
+            "and there the standard error is about a tenth too small.",
             ideal=0.0,
             sees=("noise", "blur", "shifted mean", "collapse", "independent columns"),
         ),

@@ -236,8 +236,8 @@ _FIGURES = (
         meaning="The share of samples closer to a training row than 99 % of held-out rows are, for how far training rows lie apart there.",
         formula=r"P(r \le q), r = d(x, t) / d(t, t'), t the nearest training row, t' its nearest other one, q the 1 % quantile of r on held-out rows",
         source="calibrated by order statistics of held-out rows; r as in Alaa et al., How faithful is your synthetic data?, 2022, section 3.3",
-        pitfalls="Compare with the floor: in tables real rows repeat. A model that never comes near the data has none. Its standard error is 1.1 to 1.5 "
-        "times the true one, more where hardly any sample is one.",
+        pitfalls="Compare with the floor: in tables real rows repeat. A model that never comes near the data has none. "
+        "Its standard error is 1.1 to 1.5 times the true one, more where hardly any sample is one.",
         sees=("copied training data",),
     ),
     Figure(

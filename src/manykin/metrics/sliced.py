@@ -146,8 +146,9 @@ METRIC = Metric(
             formula=r"(mean over 256 directions t of W_2^2(t . X, t . Y))^(1/2)",
             source="J. Rabin, G. Peyré, J. Delon and M. Bernot, Wasserstein barycenter and its application to texture mixing, 2012; "
             "N. Bonneel, J. Rabin, G. Peyré and H. Pfister, Sliced and Radon Wasserstein barycenters of measures, 2015",
-            pitfalls="Biased upwards at finite n, so that values at different n are not comparable; its floor shows by how much. Its standard error is 1.4 to 2.1 times the true one near equal laws. One direction in "
-            "d sees about 1/sqrt(d) of a difference in a single column. It does not see copied training rows.",
+            pitfalls="Biased upwards at finite n, so that values at different n are not comparable; its floor shows by how much. "
+            "Its standard error is 1.4 to 2.1 times the true one near equal laws. One direction in d sees about 1/sqrt(d) of a difference in one "
+            "column. It does not see copied training rows.",
             ideal=0.0,
             sees=("noise", "blur", "dropped class", "shifted mean", "collapse", "independent columns"),
         ),

@@ -16,13 +16,17 @@ BLOCK = 1024
 
 
 class Validation:
-    """Mean of minus the log-likelihood (``val_nll``) where the model has a normalised one, else of a loss (``val_loss``), under fixed seeds."""
+    """Mean of minus the log-likelihood (``val_nll``) where the model has a normalised one, else of a loss (``val_loss``), under fixed seeds.
+
+    A likelihood that is off by an unknown amount is not taken where there is a loss: it is the result of an integrator, and dearer than training.
+    """
 
     def __init__(self, model: GenerativeModel, rows: Rows, loss: str | None, seed: int) -> None:
         self.model = model
         self.seed = seed
         density = model.density
-        self.name = "val_nll" if density is not None and density.normalised else "val_loss" if loss is not None else ""
+        known = density is not None and density.normalised and (density.bias != "unknown" or loss is None)
+        self.name = "val_nll" if known else "val_loss" if loss is not None else ""
         self.loss = getattr(model, loss) if self.name == "val_loss" and loss is not None else None
         self.batch = rows.sample(ROWS, hash_seed(seed, "validation"))
 

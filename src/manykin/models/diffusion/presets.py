@@ -13,16 +13,16 @@ def default(space: Space, n: int) -> Preset:
     """For few columns and small pictures an MLP; for larger pictures a small U-Net, folded where they are large; dropout where rows are few.
 
     On 8 x 8 digits and half a minute an MLP draws better than a U-Net: 71 against 58 % of its samples are sure digits to a classifier, of real ones
-    89 %. Without waves the checkerboard's gap is 0.33 nats after 1500 steps at a constant rate, with them 0.10 after 1000 steps of a falling one.
+    89 %. Up to three columns get waves, for thin curves and sharp edges.
     """
     train = {"schedule": "cosine", "warmup": 50, "clip": 1.0}
     entries, few = torch.Size(space.shape).numel(), 0.1 if n < 20_000 else 0.0
     if entries <= FEW:
-        model = {"hidden": (96, 96, 96), "waves": 4 if entries <= 3 else 0}
-        return Preset(model, {"max_steps": 3000, "batch_size": 512, "lr": 4e-3, "ema": 0.995, **train})
+        model = {"hidden": (96, 96, 96), "waves": 3 if entries <= 3 else 0}
+        return Preset(model, {"max_steps": 4000, "batch_size": 512, "lr": 4e-3, "ema": 0.995, **train})
     if isinstance(space, Image) and entries > SMALL and min(space.shape[1:]) >= 4:
-        model = {"widths": (32, 64), "patch": 2 if min(space.shape[1:]) > 16 else 1, "dropout": few}
-        return Preset(model, {"max_steps": 2500, "batch_size": 128, "lr": 2e-3, "ema": 0.998, **train})
+        unet = {"widths": (32, 64), "patch": 2 if min(space.shape[1:]) > 16 else 1, "dropout": few}
+        return Preset(unet, {"max_steps": 2500, "batch_size": 128, "lr": 2e-3, "ema": 0.998, **train})
     return Preset(
         {"network": "mlp", "hidden": (256, 256, 256), "dropout": few}, {"max_steps": 2500, "batch_size": 128, "lr": 2e-3, "ema": 0.99, **train}
     )
