@@ -47,7 +47,7 @@ class Writer:
                 if cache is not None:
                     cache.clear()
             if ended is not None and bool(ended.all()) and not (ragged and bool(known[:, place:].any())):
-                text[:, place:] = self.tokens.end
+                text[:, place:] = self._end()
                 break
             chosen = self.rules.choose(self.next_logits(text[:, begin:place], condition, cache), seen)
             if ended is not None:
