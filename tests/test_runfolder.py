@@ -30,7 +30,8 @@ def snapshot(folder):
 
 def test_layout_and_config(tmp_path):
     model, run = finished(tmp_path / "runs/deep/x")
-    assert {path.name for path in run.path.iterdir()} == {"config.json", "model.safetensors", "checkpoints", "metrics.jsonl", ".lock"}
+    assert {path.name for path in run.path.iterdir()} == {"config.json", "model.safetensors", "checkpoints", "metrics.jsonl", "samples", ".lock"}
+    assert {"0.safetensors", "3.safetensors"} <= {path.name for path in run.samples_dir.iterdir()}
     assert {path.name for path in run.checkpoints.iterdir()} == {"2", "3", "last"}
     config = run.read_config()
     assert (config["format"], config["seed"], config["sizes"]) == (FORMAT, 0, {"rows": 7})
@@ -66,6 +67,7 @@ def test_an_existing_run_is_refused_then_replaced_and_nothing_else_is_removed(tm
     (run.path / "notes.txt").write_text("mine")
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/file").write_text("mine")
+    shutil.rmtree(run.path / "samples")
     (run.path / "samples").symlink_to(tmp_path / "outside")
     with pytest.raises(InvalidInput, match="run exists; give another --out, --resume to go on, or --force to replace"):
         RunFolder.create(run.path)

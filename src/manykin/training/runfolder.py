@@ -77,7 +77,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             self.lock()
             if taken and force:
-                for name in (*OURS, *(found.name for found in path.glob("evaluation-*"))):
+                for name in (*OURS, *(found.name for kind in ("json", "safetensors") for found in path.glob(f"evaluation-*.{kind}"))):
                     if name != LOCK:
                         remove(path / name)
         except OSError as error:
