@@ -217,16 +217,26 @@ def _extractor(wish: _Wish, case: Case, data: str) -> Extractor | None:
 
 
 def _of_samples(samples: Any, data: Any, condition: Any, wish: _Wish) -> Evaluation:
-    """Judge samples of any generator beside data: its test split where it has one."""
+    """Judge samples of any generator beside data: the test split of data that bring splits of their own, else all rows.
+
+    Samples outside the data's space (another category, a fraction where the data are whole) are counted, not refused.
+    """
     if data is None:
-        raise InvalidInput("samples were given without data; expected the real data too: evaluate(samples, data).")
-    dataset = load_data(data, condition=condition, seed=wish.seed)
+        raise InvalidInput("samples were given without data; expected the real data too, after the samples.")
+    if wish.sampler is not None:
+        raise InvalidInput("a sampler was given with samples that are drawn already; leave it out.")
+    whole = isinstance(data, (str, Path)) and data not in data_names()
+    dataset = load_data(data, condition=condition, options={"val": 0.0, "test": 0.0} if whole else None, seed=wish.seed)
     held = _Held.of(dataset)
-    if dataset.test is None and dataset.val is None:
-        held = dataclasses.replace(held, train=None)
-    values = load_rows(samples, dataset.space, dataset.form).all().x
+    values = load_rows(samples, dataset.space, dataset.form, lenient=True).all().x
+    values = values if wish.n is None else take(values, slice(0, wish.n))
     case = Case(dataset.space, held.train, held.rows, values, None, held.classes, wish.seed, target=wish.target)
-    found = _look(wish, case, held.name)
+    found = Finding(warnings=("likelihood does not apply: samples have no density.",) if LIKELIHOOD in wish.by_name else ())
+    if count(values) < FEW or len(held.rows) < FEW:
+        few = f"{count(values)} samples and {len(held.rows)} real rows are too few to say anything; expected at least {FEW} of each."
+        found = joined(found, Finding(warnings=(few,)))
+    else:
+        found = joined(found, _look(wish, case, held.name))
     return Evaluation(f"samples ({data_name(samples)})", held.name, found.estimates, found.warnings, found.details, found.tensors)
 
 

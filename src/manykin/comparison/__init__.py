@@ -76,7 +76,7 @@ def compare(
         target: the column that usefulness predicts.
         out: a folder to write; None keeps nothing but the result.
         seed: of everything: the split, each fit, each evaluation.
-        seeds: how many fits of each model, from ``seed`` on, or a list of seeds; the split and the evaluation have the first of them.
+        seeds: how many fits of each model, from ``seed`` on, or a list of seeds; the split has the first, each fit and its evaluation their own.
         resume: go on with the comparison in ``out``: finished runs are kept, a begun one goes on from its checkpoint, failed ones are tried again.
         force: replace the comparison in ``out``.
         like: the folder of another comparison to repeat: its models, data, options and seeds, with the steps that it took in the place of time.
@@ -210,7 +210,7 @@ class _Race:
     def _arguments(self, candidate: Candidate, name: str, seed: int) -> list[str]:
         setup, budget = self.setup, self._budget(name)
         words = ["fit", str(candidate.name), str(self.folder / DATA), "--out", str(self.folder / name), "--resume", "--json"]
-        words += ["--seed", str(seed), "--preset", setup.preset, "--evaluate", ",".join(setup.metrics), f"--evaluate.seed={setup.seed}"]
+        words += ["--seed", str(seed), "--preset", setup.preset, "--evaluate", ",".join(setup.metrics), f"--evaluate.seed={seed}"]
         words += [f"--evaluate.{key}={value}" for key in ("n", "features", "target") if (value := getattr(setup, key)) is not None]
         if candidate.options is not None:
             file = self.folder / LOGS / f"{candidate.label}-options.json"

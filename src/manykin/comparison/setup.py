@@ -85,7 +85,7 @@ class Setup:
 
     @property
     def seed(self) -> int:
-        """The seed of the split and of every evaluation."""
+        """The seed of the split."""
         return self.seeds[0]
 
     def folder(self, label: str, seed: int) -> str:

@@ -157,7 +157,7 @@ def _below(comparison: Comparison, measured: Sequence[Row], shown: Sequence[str]
     if proven := across(groups):
         lines.append(f"the best of each group: {' '.join(proven)}")
     lines += [f"! {row.model}: {reason}" for row in measured for reason in flags(row.metrics)]
-    lines += [f"failed: {row.model}: {row.error}" for row in comparison.rows if row.error is not None]
+    lines += [f"failed: {row.model}: {row.error.removeprefix(f'{row.model}: ')}" for row in comparison.rows if row.error is not None]
     if comparison.folder is not None and len(measured) < len(comparison.rows):
         lines.append(f"what each run said is in {comparison.folder / 'logs'}")
     warnings = deduplicated([(row.model, warning) for row in comparison.rows for warning in row.warnings])

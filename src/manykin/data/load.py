@@ -75,9 +75,11 @@ def load_data(source: Any, *, condition: Any = None, options: DataOptions | Mapp
 
 def load_rows(
     source: Any, space: Space, form: Form, *, condition_space: Space | None = None, condition: Any = None,
-    options: DataOptions | Mapping[str, Any] | None = None,
+    options: DataOptions | Mapping[str, Any] | None = None, lenient: bool = False,
 ) -> Rows:  # fmt: skip
     """Rows for a model that exists: the source encoded strictly in that model's spaces; the test split where the source has one of its own.
+
+    ``lenient``: values outside the space are kept as they are (unknown categories as -1) for the caller to find.
 
     Raises:
         InvalidInput: for values outside the spaces, naming row and column, or a condition that is missing.
@@ -105,7 +107,7 @@ def load_rows(
         assert isinstance(space, Tokens)
         x: Value = space.validate(blocks(found.parts[split], space, form.option("unit"))[0])
     else:
-        x = form.encode(found.parts[split], space)
+        x = form.tensor(found.parts[split], space, lenient=True) if lenient else form.encode(found.parts[split], space)
     if condition_space is None:
         return Rows(x)
     if split not in found.labels:

@@ -130,7 +130,7 @@ def matrix(x: Value) -> Tensor:
 
 
 def _needs(case: Case) -> str:
-    return "" if table_columns(case.space) else "a table or vectors: these data have no columns to compare"
+    return "" if table_columns(case.space) else "it compares the columns of tables and vectors, and these data have none"
 
 
 _SIDES = ("noise", "shifted mean", "dropped class", "collapse")

@@ -130,7 +130,7 @@ class Evaluation:
         names = {metric.name for metric in self.metrics}
         shown = [metric for metric in self.metrics if not (metric.name.endswith(FLOOR) and metric.name.removesuffix(FLOOR) in names)]
         width = max((len(metric.name) for metric in shown), default=0)
-        lines = [f"  {metric.name:<{width}}  {metric}{_foreign(metric)}{_beside(floors.get(metric.name))}" for metric in shown]
+        lines = [f"  {metric.name:<{width}}  {metric}{_foreign(metric)}{_beside(metric, floors.get(metric.name))}" for metric in shown]
         return "\n".join([f"{self.model} on {self.data}", *lines, *(f"  warning: {each}" for each in self.warnings)])
 
 
@@ -155,8 +155,11 @@ def _decimals(value: float, significant: int) -> int:
     return min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 6)
 
 
-def _beside(floor: Estimate | None) -> str:
-    return "" if floor is None else f"; floor {number(floor.value, floor.stderr)}"
+def _beside(metric: Estimate, floor: Estimate | None) -> str:
+    from manykin.metrics.judge import standing
+
+    told = standing(metric, floor)
+    return "" if floor is None else f"; floor {number(floor.value, floor.stderr)}{f': {told}' if told else ''}"
 
 
 def _foreign(metric: Estimate) -> str:

@@ -214,7 +214,7 @@ def _frechet(real: Tensor, fake: Tensor, *, seed: int = 0) -> tuple[Estimate, Es
 
 
 def _needs(case: Case) -> str:
-    return "" if case.looked_at else "features need pictures and a network that looks at them"
+    return "" if case.looked_at else "it needs pictures and a network that looks at them (features)"
 
 
 METRIC = Metric(

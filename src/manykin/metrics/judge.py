@@ -34,9 +34,20 @@ def chosen(wanted: str | Sequence[str]) -> list[str]:
             found |= {LIKELIHOOD} | {key for key in TABLE if LEVELS.index(metric(key).level) <= reach}
         elif name in TABLE or name == LIKELIHOOD:
             found.add(name)
+        elif (group := _group(name)) is not None:
+            found.add(group)
         else:
             raise InvalidInput(f"metric {name!r} is not known.{suggest(name, {*LEVELS, *TABLE, LIKELIHOOD})}")
     return [name for name in (LIKELIHOOD, *TABLE) if name in found]
+
+
+def _group(name: str) -> str | None:
+    """The metric that yields a figure of this name."""
+    from manykin.metrics.likelihoods import FIGURES
+
+    if any(each.name == name for each in FIGURES):
+        return LIKELIHOOD
+    return next((key for key in TABLE if any(each.name == name for each in metric(key).figures)), None)
 
 
 def judge(case: Case, names: Sequence[str], asked: Collection[str] = ()) -> Finding:
@@ -74,7 +85,7 @@ def judge(case: Case, names: Sequence[str], asked: Collection[str] = ()) -> Find
 def by_name(wanted: str | Sequence[str]) -> set[str]:
     """The metrics that were asked for by their own name."""
     names = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
-    return set(names) & {LIKELIHOOD, *TABLE}
+    return {_group(name) or name for name in names} & {LIKELIHOOD, *TABLE}
 
 
 def joined(first: Finding, second: Finding) -> Finding:
