@@ -35,6 +35,8 @@ class Keeper:
         self.run, self.setup, self.state, self.progress = run, setup, state, progress
         self.leads = run if setup.leader else None
         lines = self.leads.metrics() if self.leads is not None and resumed else []
+        if self.leads is not None and resumed:
+            checkpoint.tidy(self.leads.samples_dir)
         self.log = Log(None if self.leads is None else self.leads.metrics_file, lines)
         self.began = began
         self.before = 0.0
