@@ -359,3 +359,9 @@ def test_interrupted_run_is_saved_and_goes_on(tmp_path):
         saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit())
         assert saved > reached
         reached = saved
+
+
+def test_evaluation_of_nothing_fails_in_one_line(call, tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(50, 2)))
+    result = call("evaluate", "a.npy", "a.npy", "--metrics", "likelihood")
+    refused(result, "nothing could be computed", "likelihood does not apply: samples have no density", code=1)

@@ -235,7 +235,7 @@ def _of_samples(samples: Any, data: Any, condition: Any, wish: _Wish) -> Evaluat
     if count(values) < FEW or len(held.rows) < FEW:
         few = f"{count(values)} samples and {len(held.rows)} real rows are too few to say anything; expected at least {FEW} of each."
         found = joined(found, Finding(warnings=(few,)))
-    else:
+    elif any(name != LIKELIHOOD for name in wish.names):
         found = joined(found, _look(wish, case, held.name))
     return Evaluation(f"samples ({data_name(samples)})", held.name, found.estimates, found.warnings, found.details, found.tensors)
 

@@ -12,6 +12,7 @@ import click
 from manykin.cli.options import ConfigCommand, data_label
 from manykin.cli.output import Output, common
 from manykin.config import Config, option
+from manykin.errors import ManykinError
 
 if TYPE_CHECKING:
     from manykin.fitted import Fitted
@@ -83,6 +84,11 @@ def command(
     if fitted is not None:
         _keep(output, fitted, evaluation, data)
     output.result(evaluation.to_json(), lambda: show_evaluation(output, evaluation))
+    if not evaluation.metrics:
+        raise ManykinError(
+        reasons = "; ".join(told.rstrip(".") for told in evaluation.warnings) or "no metric applies to it"
+        raise ManykinError(f"nothing could be computed of {evaluation.model}: {reasons}.")
+        )
 
 
 def holds_samples(path: str, data: str | None) -> bool:
@@ -121,6 +127,8 @@ def show_evaluation(output: Output, evaluation: "Evaluation") -> None:
     for each in shown:
         floor = _floor_cells(each, floors.get(each.name)) if floors else []
         rows.append([_label(each), _value(each), *floor, *([] if alike else [f"{each.n:,}"]), *([each.note] if wide else [])])
+    if not shown:
+        return
     output.line(f"{evaluation.model} on {evaluation.data}{f', {counts.pop():,} examples' if alike else ''}")
     output.table(columns, rows, right=["n"])
     if floors:

@@ -147,6 +147,9 @@ def _below(comparison: Comparison, measured: Sequence[Row], shown: Sequence[str]
         floor = next((metric for row in measured if (metric := row.metric(name + FLOOR)) is not None), None)
         if floor is not None:
             lines.append(f"noise level of {_title(name)} (training against test rows): {number(floor.value, floor.stderr)}")
+    if any(len(row.seeds) > 1 for row in measured):
+        lines.append(f"means over {max(len(row.seeds) for row in measured)} seeds; ± holds the error of the test and the spread between seeds")
+        lines += [line for row in measured if (line := _spread(row)) != ""]
     marks = {MARKS.get(row.standing(found)) for row in measured for name in shown if (found := row.metric(name)) is not None}
     lines += [legend for mark, legend in LEGEND.items() if mark in marks]
     if told := verdict(groups):
@@ -164,6 +167,14 @@ def _below(comparison: Comparison, measured: Sequence[Row], shown: Sequence[str]
     rest = len(warnings) - MOST_WARNINGS
     more = [f"{rest} more warnings stand in the report and in {FILE}"] if rest > 1 else warnings[MOST_WARNINGS:]
     return [*lines, *warnings[:MOST_WARNINGS], *more]
+
+
+def _spread(row: Row) -> str:
+    """How far the seeds of a model lie apart in its headline numbers."""
+    found = [each for each in (headline(row.metrics), row.metric(DISTANCE)) if each is not None]
+    ends = [[run_value.value for run in row.runs for run_value in run.metrics if run_value.name == each.name] for each in found]
+    told = [f"{_title(each.name)} {min(values):.4g} to {max(values):.4g}" for each, values in zip(found, ends, strict=True) if len(values) > 1]
+    return f"spread of {row.model}: {', '.join(told)}" if told else ""
 
 
 def deduplicated(warnings: Sequence[tuple[str, str]]) -> list[str]:

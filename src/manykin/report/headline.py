@@ -121,7 +121,9 @@ def cells_of(results: Sequence[Result], name: str) -> dict[str, Cell]:
         estimate = result.metric(name)
         if estimate is not None:
             floor = result.metric(name + FLOOR)
-            found[result.model] = Cell(estimate, floor, standing_of(estimate, floor), marks.get((result.model, estimate.sampler), ""))
+            blind = floor is not None and floor.tells is False
+            mark = None if blind else marks.get((result.model, estimate.sampler))
+            found[result.model] = Cell(estimate, floor, standing_of(estimate, floor), mark or "")
     return found
 
 
