@@ -85,10 +85,8 @@ def command(
         _keep(output, fitted, evaluation, data)
     output.result(evaluation.to_json(), lambda: show_evaluation(output, evaluation))
     if not evaluation.metrics:
-        raise ManykinError(
         reasons = "; ".join(told.rstrip(".") for told in evaluation.warnings) or "no metric applies to it"
         raise ManykinError(f"nothing could be computed of {evaluation.model}: {reasons}.")
-        )
 
 
 def holds_samples(path: str, data: str | None) -> bool:
