@@ -282,7 +282,8 @@ def load_named_like(fitted: Fitted, name: str) -> Dataset | None:
     """A named data set as the model was fitted on it; None where the name is none, or its space another."""
     if name not in data_names():
         return None
-    dataset = load_data(name, condition=True if fitted.condition is not None else None, seed=fitted.seed)
+    condition = True if fitted.condition is not None else None
+    dataset = load_data(name, condition=condition, options=fitted.provenance.get("options"), seed=fitted.seed)
     return dataset if dataset.space == fitted.space else None
 
 

@@ -15,17 +15,37 @@ from manykin.spaces import Labels, Space, Value, count, take
 
 
 @dataclass(frozen=True)
+class Chances:
+    """Levels (n, ...) that are chances: pixel v is 1 with probability ``v / top``."""
+
+    levels: Tensor
+    top: int
+
+    def draw(self, source: torch.Generator | None = None) -> Tensor:
+        """A binary draw of every row, uint8 in the shape of the levels; from the global generator where no other is given."""
+        shape, device = self.levels.shape, self.levels.device
+        below = torch.randint(0, self.top, shape, dtype=self.levels.dtype, device=device, generator=source)
+        return (below < self.levels).to(torch.uint8)
+
+    def at(self, positions: Tensor) -> "Chances":
+        """Those of some rows."""
+        return Chances(self.levels.index_select(0, positions), self.top)
+
+
+@dataclass(frozen=True)
 class Rows:
     """Examples and their conditions: one base (in memory, or a memory-mapped file) and the rows of it that belong here.
 
     ``index`` (m,) int64 selects rows of the base without copying it; None means all. ``label`` (n,) int64: the class of each row of the base, where
-    the data bring classes, whether or not a model is conditioned on them: metrics use them.
+    the data bring classes, whether or not a model is conditioned on them: metrics use them. ``chances``: where set, x is one draw of them, and every
+    training step draws its rows anew.
     """
 
     x: Value
     condition: Value | None = None
     index: Tensor | None = None
     label: Tensor | None = None
+    chances: Chances | None = None
 
     def __len__(self) -> int:
         return count(self.x) if self.index is None else len(self.index)

@@ -32,6 +32,7 @@ import numpy as np
 from torch import Tensor
 
 from manykin.data.arrays import describe_arrays
+from manykin.data.binarise import binarised
 from manykin.data.catalogue import TABLE, load_named
 from manykin.data.conditions import describe_condition, encode_condition
 from manykin.data.dataset import Dataset, Rows
@@ -63,7 +64,8 @@ def load_data(source: Any, *, condition: Any = None, options: DataOptions | Mapp
     wanted = chosen.condition if condition is None else condition
     if isinstance(source, str) and source in TABLE:
         _check_named(source, chosen)
-        return limited(load_named(source, named_condition(source, wanted), seed), chosen.max_rows, seed)
+        named = binarised(load_named(source, named_condition(source, wanted), seed), chosen)
+        return limited(named, chosen.max_rows, seed)
     if is_prepared(source):
         return limited(load_prepared(source, wanted, chosen.to_json(), DataOptions().to_json()), chosen.max_rows, seed)
     found = read_source(source, chosen)
@@ -87,7 +89,10 @@ def load_rows(
     chosen = read_options(options)
     if condition is None and condition_space is not None:
         condition = chosen.condition or (True if isinstance(source, str) and source in TABLE else None)
-    if isinstance(source, str) and source in TABLE:
+    if chosen.binarise is not None and not is_prepared(source):
+        whole = {} if isinstance(source, str) and source in TABLE else {"val": 0.0, "test": 0.0}
+        source = load_data(source, condition=condition, options=chosen.replace(whole))
+    elif isinstance(source, str) and source in TABLE:
         source = load_named(source, named_condition(source, condition), 0)
     if is_prepared(source):
         source = load_prepared(source, condition, chosen.to_json(), DataOptions().to_json())
@@ -186,13 +191,14 @@ def _assemble(found: Source, conditional: bool, own: dict[str, Any], options: Da
     }  # fmt: skip
     check_trainable(rows["train"], space, _called(found))
     rows, classes = _labelled(rows, condition, own, sizes, splits, options)
-    return Dataset(found.name, space, rows["train"], rows.get("val"), rows.get("test"), condition, form, provenance, classes=classes)
+    data = Dataset(found.name, space, rows["train"], rows.get("val"), rows.get("test"), condition, form, provenance, classes=classes)
+    return binarised(data, options)
 
 
 def _check_named(name: str, options: DataOptions) -> None:
     plain = DataOptions()
     for key in options.to_json():
-        if key not in ("condition", "max_rows", "split_seed") and getattr(options, key) != getattr(plain, key):
+        if key not in ("condition", "max_rows", "split_seed", "binarise") and getattr(options, key) != getattr(plain, key):
             raise InvalidInput(f"data.{key} does not apply to {name}, which has a space and splits of its own; leave it out.")
 
 

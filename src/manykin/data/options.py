@@ -28,6 +28,9 @@ class DataOptions(Config):
     size: tuple[int, ...] | None = option(None, "resize pictures to height,width (lossy, recorded)", ge=1)
     mode: Literal["grey", "rgb", "rgba"] | None = option(None, "convert pictures to this mode (lossy, recorded)")
     channels: Literal["first", "last"] | None = option(None, "where the channels of a 4-D array are; none decides by content")
+    binarise: Literal["dynamic", "static", "threshold"] | None = option(
+        None, "grey pictures to black and white, by chance (anew at each training step, or once) or by a threshold (lossy, recorded)"
+    )
     labels: str | None = option(None, "a CSV with one line a picture: file name, label")
     array: str | None = option(None, "the array of an NPZ file to use")
     unit: Literal["characters", "bytes"] = option("characters", "what one symbol of a text is")

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from manykin.data.dataset import Dataset, Rows
+from manykin.data.dataset import Chances, Dataset, Rows
 from manykin.data.forms import Form
 from manykin.data.limits import reading, sha256_of_file
 from manykin.errors import InvalidInput
@@ -166,6 +166,8 @@ def _parts(data: Dataset) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
                 if part.dtype not in _NAMES:
                     raise InvalidInput(f"{split} rows hold {part.dtype}; expected one of {', '.join(_NAMES.values())} to be written.")
                 yield f"{split}/{key}{name}", (part, rows.index if rows is not None else None)
+        if rows is not None and rows.chances is not None:
+            yield f"{split}/chances", (rows.chances.levels, rows.index)
 
 
 def _describe(data: Dataset) -> dict[str, Any]:
@@ -175,6 +177,7 @@ def _describe(data: Dataset) -> dict[str, Any]:
     return {
         "format": FORMAT, "name": data.name, "space": plain(data.space), "condition": plain(data.condition), "classes": plain(data.classes),
         "form": data.form.to_json(), "provenance": dict(data.provenance), "entropy": data.entropy,
+        "chances": None if data.train.chances is None else data.train.chances.top,
     }  # fmt: skip
 
 
@@ -209,7 +212,8 @@ def _dataset(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Dat
         if x is None:
             return None
         given = None if condition is None else _value(tensors, f"{split}/condition", condition)
-        found = Rows(x, given, None, tensors.get(f"{split}/label"))
+        levels, top = tensors.get(f"{split}/chances"), described.get("chances")
+        found = Rows(x, given, None, tensors.get(f"{split}/label"), None if levels is None or top is None else Chances(levels, int(top)))
         _check(found, space, condition, split)
         return found
 
@@ -232,7 +236,8 @@ def _value(tensors: Mapping[str, Tensor], name: str, space: Space) -> Value | No
 
 def _check(rows: Rows, space: Space, condition: Space | None, split: str) -> None:
     """The same checks as any other file gets, and as many conditions and labels as examples."""
-    lengths = {len(part) for value in (rows.x, rows.condition, rows.label) if value is not None for part in _tensors(value)}
+    levels = None if rows.chances is None else rows.chances.levels
+    lengths = {len(part) for value in (rows.x, rows.condition, rows.label, levels) if value is not None for part in _tensors(value)}
     if len(lengths) > 1 or (condition is not None and rows.condition is None):
         raise InvalidInput(f"{split} has examples, conditions and labels of different lengths {sorted(lengths)}.")
     checks: list[tuple[Space, Callable[[Any], Value | None]]] = [(space, lambda batch: batch.x)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manykin.contract import Batch
-from manykin.data.dataset import Rows
+from manykin.data.dataset import Chances, Rows
 from manykin.random import generator
 from manykin.spaces import Value, move, take
 
@@ -84,13 +84,14 @@ class Source:
         return len(self.rows)
 
     def gather(self, positions: Tensor) -> Batch:
-        """The rows at these positions of the base, on the device."""
+        """The rows at these positions of the base, on the device; rows with chances are drawn from the global generator."""
         at = positions if self.moving else positions.to(self.device)
-        x, condition = self.rows.x, self.rows.condition
-        batch = Batch(
-            x.index_select(0, at) if isinstance(x, Tensor) else take(x, at),
-            None if condition is None else take(condition, at),
-        )
+        x, condition, chances = self.rows.x, self.rows.condition, self.rows.chances
+        if chances is not None:
+            found: Value = chances.at(at).draw()
+        else:
+            found = x.index_select(0, at) if isinstance(x, Tensor) else take(x, at)
+        batch = Batch(found, None if condition is None else take(condition, at))
         return batch.to(self.device) if self.moving else batch
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -120,4 +121,5 @@ def _resident(rows: Rows, device: torch.device) -> Rows:
         move(rows.x, device),
         None if rows.condition is None else move(rows.condition, device),
         None if rows.index is None else rows.index.to(device),
+        chances=None if rows.chances is None else Chances(rows.chances.levels.to(device), rows.chances.top),
     )

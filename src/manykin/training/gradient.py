@@ -84,8 +84,8 @@ class GradientRunner:
 
     def _backward(self, positions: Tensor, step: int, repeat: int, part: int, weight: float) -> Tensor:
         context = self.context
-        batch = context.source.gather(positions)
         seed_all(hash_seed(context.seed, step, self.name, repeat, part))
+        batch = context.source.gather(positions)
         try:
             if self.autocast is None:
                 losses = self.loss(batch)
