@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Muon, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from manykin.contract import Gradient, Optim
 from manykin.errors import InvalidInput, ManykinError
+from manykin.training.muon import Muon
 from manykin.training.options import TrainOptions
 
 
@@ -117,13 +118,13 @@ def _build(model: nn.Module, named: Mapping[str, nn.Parameter], optim: Optim) ->
     others = [p for p in parameters if id(p) not in hidden]
     built: list[Optimizer] = []
     if matrices:
-        built.append(Muon(matrices, optim.lr, weight_decay=optim.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        built.append(Muon(matrices, optim.lr, optim.weight_decay))
     if others:
         built.append(AdamW(others, optim.lr, optim.betas, weight_decay=optim.weight_decay, fused=fused))
     return built
 
 
 def _matrices(model: nn.Module) -> set[int]:
-    """The 2-D parameters that act as matrices: all but the tables of embeddings, and vectors in disguise."""
+    """The parameters that act as matrices, kernels of convolutions too: all but the tables of embeddings, and vectors in disguise."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    return {id(p) for p in model.parameters() if p.dim() == 2 and min(p.shape) > 1 and id(p) not in tables}
+    return {id(p) for p in model.parameters() if p.dim() >= 2 and min(p.flatten(1).shape) > 1 and id(p) not in tables}
