@@ -1,16 +1,21 @@
 """Transformers over sequences: causal attention, its cache, and blocks, for training and for drawing one position after the other."""
 
-import copy
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+if TYPE_CHECKING:
+    from manykin.nn.packed import PackedTransformer
+
 PLAIN = 512
 """Up to so many positions attention on a CPU multiplies its matrices plainly: in bf16 the fused kernel is 2 to 5 times slower there."""
+
+EPSILON = 1e-6
+"""What is added to mean squares that are divided by."""
 
 SMALL_BATCH = 4
 """Up to so many sequences one step on a CPU uses the fused kernel after all."""
@@ -71,7 +76,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight is None:
-            return functional.rms_norm(x, (self.width,), eps=1e-6)
+            return functional.rms_norm(x, (self.width,), eps=EPSILON)
         return functional.layer_norm(x, (self.width,), self.weight, self.bias, 1e-5)
 
 
@@ -108,28 +113,25 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
         n, t, width = x.shape
         parts = self.query_key_value(x).view(n, t, 3, self.heads, self.size)
-        if not self.training:
-            # Packed weights may be bf16: attention over a few queries is several times slower in bf16 on a CPU.
-            parts = parts.to(x.dtype)
         both, value = parts.narrow(2, 0, 2), parts.select(2, 2).transpose(1, 2)
         if self.qk_norm:
-            both = functional.rms_norm(both, (self.size,), eps=1e-6)
+            both = functional.rms_norm(both, (self.size,), eps=EPSILON)
         if rotation is not None:
             both = rotate(both, rotation)
         query, key = both.select(2, 0).transpose(1, 2), both.select(2, 1).transpose(1, 2)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
-        return self.out(attend(query, key, value, mask).transpose(1, 2).reshape(n, t, width))  # type: ignore[no-any-return]
+        return self.out(attend(query, key, value, mask, 1 / math.sqrt(self.size)).transpose(1, 2).reshape(n, t, width))  # type: ignore[no-any-return]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """``softmax(q k^T / sqrt(size) + mask) v`` for each head: (n, heads, t, size); mask (t, s) holds 0 or -inf, None where all may be seen."""
-    n, _, t, size = query.shape
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """``softmax(scale * q k^T + mask) v`` for each head: (n, heads, t, size); mask (t, s) holds 0 or -inf, None where all may be seen."""
+    n, _, t, _ = query.shape
     plain = query.device.type == "cpu" and key.shape[2] <= PLAIN and not (t == 1 and n <= SMALL_BATCH)
     if not plain:
         # With a mask the queries are all positions: the causal kernel applies the same mask without reading it.
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=mask is not None)
-    scores = (query * (1 / math.sqrt(size))) @ key.transpose(-2, -1)
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=mask is not None, scale=scale)
+    scores = (query * scale) @ key.transpose(-2, -1)
     if mask is not None:
         scores = scores + mask.to(scores.dtype)
     return scores.softmax(dim=-1).to(value.dtype) @ value
@@ -215,36 +217,11 @@ class Transformer(nn.Module):
         assert isinstance(weight, Tensor)
         return Cache(self.shape, n, torch.float64 if weight.dtype == torch.float64 else torch.float32, weight.device)
 
-    def packed(self, dtype: torch.dtype) -> "Transformer":
-        """A copy for drawing: matrices in ``dtype`` and in the layout that the processor reads fastest; everything else in full precision."""
-        twin = copy.deepcopy(self)
-        for block in twin.blocks:
-            for parent in (block, block.attention):
-                assert isinstance(parent, nn.Module)
-                for name, layer in list(parent.named_children()):
-                    if isinstance(layer, nn.Linear):
-                        setattr(parent, name, PackedLinear(layer, dtype))
-        return twin
+    def packed(self, dtype: torch.dtype) -> "PackedTransformer":
+        """The same function from a copy of the weights, for drawing one position after the other."""
+        from manykin.nn.packed import PackedTransformer
 
-
-class PackedLinear(nn.Module):
-    """A linear map without gradients whose weight is stored once in oneDNN's own layout, where that exists for the device and dtype."""
-
-    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = layer.weight.detach().to(dtype)
-        self.bias = None if layer.bias is None else layer.bias.detach().to(dtype)
-        self.layout: Any = None
-        operations = getattr(torch.ops, "mkldnn", None)
-        packable = self.weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        if packable and hasattr(operations, "_reorder_linear_weight") and hasattr(operations, "_linear_pointwise"):
-            self.layout = torch.ops.mkldnn._reorder_linear_weight(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        if self.layout is None:
-            return functional.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.layout, self.bias, "none", [], "")  # type: ignore[no-any-return]
+        return PackedTransformer(self, dtype)
 
 
 def rotations(length: int, size: int, base: float = 10_000.0) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from manykin.decoding import Decoding
 from manykin.nn.attention import Cache, Transformer
+from manykin.nn.packed import PackedTransformer
 from manykin.spaces import Tokens, Value
 
 Embed = Callable[[Tensor, Value | None, bool], Tensor]
@@ -28,7 +29,9 @@ class Writer:
         logits: hidden states to logits.
     """
 
-    def __init__(self, tokens: Tokens, rules: Decoding, body: Transformer, embed: Embed, logits: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, tokens: Tokens, rules: Decoding, body: Transformer | PackedTransformer, embed: Embed, logits: Callable[[Tensor], Tensor]
+    ) -> None:
         self.tokens, self.rules, self.body, self.embed, self.logits = tokens, rules, body, embed, logits
 
     @torch.inference_mode()
