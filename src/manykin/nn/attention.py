@@ -11,8 +11,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from manykin.nn.packed import PackedTransformer
 
-PLAIN = 512
-"""Up to so many positions attention on a CPU multiplies its matrices plainly: in bf16 the fused kernel is 2 to 5 times slower there."""
+PLAIN = {torch.bfloat16: 512, torch.float32: 128}
+"""Up to so many positions attention on a CPU multiplies its matrices plainly: the fused kernel is slower there, in bf16 2 to 5 times."""
 
 EPSILON = 1e-6
 """What is added to mean squares that are divided by."""
@@ -127,7 +127,8 @@ class CausalAttention(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """``softmax(scale * q k^T + mask) v`` for each head: (n, heads, t, size); mask (t, s) holds 0 or -inf, None where all may be seen."""
     n, _, t, _ = query.shape
-    plain = query.device.type == "cpu" and key.shape[2] <= PLAIN and not (t == 1 and n <= SMALL_BATCH)
+    most = PLAIN.get(query.dtype if t > 1 else torch.bfloat16, 0)
+    plain = query.device.type == "cpu" and key.shape[2] <= most and not (t == 1 and n <= SMALL_BATCH)
     if not plain:
         # With a mask the queries are all positions: the causal kernel applies the same mask without reading it.
         return functional.scaled_dot_product_attention(query, key, value, is_causal=mask is not None, scale=scale)
