@@ -35,8 +35,9 @@ class TimeFeatures(nn.Module):
 class TimedMLP(nn.Module):
     """Residual layers whose hidden units are scaled and shifted by the time: x (n, size), t (n,), context to (n, size).
 
-    Each block adds ``W2 silu((1 + s) W1 h + b)`` with s and b linear in the time features (Perez et al., FiLM, 2018, equation 1). The last map of
-    each block and of the network starts at zero.
+    Each block adds ``W2 silu((1 + s) W1 h + b)`` with s and b linear in the time features (Perez et al., FiLM, 2018, equation 1). The output is
+    scaled by the time, and x itself is added to it with weights that are linear in the time features: what a target holds of the noise then passes
+    by the hidden layers, which are left with the data. The last map of each block and of the network starts at zero.
 
     Args:
         size: entries of x.
@@ -57,8 +58,9 @@ class TimedMLP(nn.Module):
         self.modulate = nn.ModuleList(nn.Linear(width, 2 * each) for each in hidden)
         self.outer = nn.ModuleList(nn.Linear(each, width) for each in hidden)
         self.leave = nn.Linear(width, size)
+        self.past = nn.Linear(width, 2 * size)
         self.dropout = dropout
-        for layer in (*self.outer, self.leave):
+        for layer in (*self.outer, self.leave, self.past):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -72,4 +74,5 @@ class TimedMLP(nn.Module):
             if self.dropout and self.training:
                 hidden = functional.dropout(hidden, self.dropout)
             h = h + outer(hidden)
-        return self.leave(functional.silu(h))  # type: ignore[no-any-return]
+        scale, share = self.past(time).chunk(2, dim=1)
+        return self.leave(functional.silu(h)) * (1 + scale) + share * x  # type: ignore[no-any-return]
