@@ -16,7 +16,8 @@ from manykin.decoding import Decoding
 from manykin.errors import InvalidInput, ManykinWarning, Unsupported
 from manykin.metrics.likelihoods import likelihood
 from manykin.models.autoregressive.gpt import GPT, GPTConfig
-from manykin.nn.attention import CausalAttention, Dropout, Transformer
+from manykin.nn.attention import CausalAttention, Transformer
+from manykin.nn.dropout import Dropout
 from manykin.spaces import Labels, Tokens
 from manykin.testing import run_checks
 from manykin.testing.context import Context, Subject

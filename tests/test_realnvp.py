@@ -1,6 +1,7 @@
 """The RealNVP flow: change of variables, invertibility, couplings, ActNorm, and likelihoods in data space."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_inverse_at_ten_sigma(size):
 def test_scale_is_bounded_whatever_the_network_says():
     model = flow(2, activation="relu", scale=3.0)
     z = torch.tensor([[1e6, -1e6], [1e3, 1e3]], dtype=torch.float64)
-    for coupling in model.couplings:
+    for coupling in model.flow.steps:
         log_scale, _ = coupling._affine(z[:, : coupling.kept], None)
         assert (log_scale.abs() <= coupling.factor.abs() + 1e-12).all()
     assert torch.isfinite(model._flow(z, None)[0]).all()
@@ -163,17 +164,17 @@ def test_start_normalises_every_layer_and_start_again_changes_nothing():
     model.start(lambda: [Batch(x)], Batch(x), seed=0)
     z, _ = model.to_model_space(x)
     seen = []
-    hooks = [norm.register_forward_hook(lambda norm, given, result: seen.append(result[0])) for norm in model.norms]
+    hooks = [norm.register_forward_hook(lambda norm, given, result: seen.append(result[0])) for norm in model.flow.norms]
     with torch.no_grad():
         model._flow(z, None)
     for hook in hooks:
         hook.remove()
-    assert len(seen) == len(model.norms)
+    assert len(seen) == len(model.flow.norms)
     for h in seen:
         assert h.mean(dim=0).abs().max() < 1e-4
         assert (h.std(dim=0) - 1).abs().max() < 1e-2
     with torch.no_grad():
-        model.norms[0].shift.add_(1.0)
+        model.flow.norms[0].shift.add_(1.0)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     model.initialise(Batch(x * 2))
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -223,7 +224,7 @@ def test_training_lowers_the_loss_to_the_entropy_of_a_bent_gaussian():
 
 
 def test_one_entry_is_refused_with_alternatives():
-    with pytest.raises(Unsupported, match="single one; use gaussian-mixture"):
+    with pytest.raises(Unsupported, match="single one; use nsf, gaussian-mixture"):
         RealNVP(None, Vector(1))
 
 
@@ -236,3 +237,73 @@ def test_pictures_are_a_noisy_bound_in_bits_of_the_levels():
     assert model.sample(5, seed=0).dtype == torch.uint8
     assert torch.isfinite(model.log_prob(x)).all()
     assert not torch.equal(model.log_prob(x, seed=0), model.log_prob(x, seed=1))
+
+
+# Pictures at several scales.
+
+
+def pictures(size, *, levels: int = 5, scale: float = 0.1, condition=None) -> tuple[RealNVP, Tensor]:
+    """A started float64 flow of pictures, away from its start, and pictures in its model space."""
+    torch.manual_seed(0)
+    x, c = torch.randint(0, levels, (64, *size), dtype=torch.uint8), None if condition is None else torch.arange(64) % condition.classes
+    model = RealNVP(RealNVPConfig(pictures="multiscale", channels=8, blocks=1), Image(size, levels), condition)
+    model.start(lambda: [Batch(x, c)], Batch(x, c), seed=0)
+    model = model.double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return model, model.to_model_space(x)[0].double()
+
+
+@pytest.mark.parametrize("size", [(1, 4, 4), (1, 5, 7), (2, 6, 4), (3, 4, 4), (1, 8, 8)])
+def test_pictures_invert_and_their_whole_jacobian_adds_up(size):
+    model, z = pictures(size, scale=0.03)
+    with torch.no_grad():
+        h, ldj = model._flow(z, None)
+        assert h.shape == (64, math.prod(size))
+        assert (model._unflow(h, None) - z).abs().max() < 1e-8
+    matrix = torch.autograd.functional.jacobian(lambda row: model._flow(row[None], None)[0][0], z[0]).reshape(h.shape[1], -1)
+    assert torch.isclose(ldj[0], torch.linalg.slogdet(matrix).logabsdet, atol=1e-8)
+
+
+def test_every_pixel_is_moved_by_others():
+    model, z = pictures((1, 8, 8))
+    matrix = torch.autograd.functional.jacobian(lambda row: model._flow(row[None], None)[0][0], z[0]).reshape(64, 64)
+    assert ((matrix.abs() > 1e-9).sum(dim=1) > 1).all()
+    assert ((matrix.abs() > 1e-9).sum(dim=0) > 1).all()
+
+
+def test_masks_of_a_scale_alternate():
+    model, _ = pictures((1, 8, 8))
+    for scale in model.flow.scales:
+        masks = [step.mask for step in scale.steps]
+        for before, after in pairwise(masks):
+            assert torch.equal(before + after, torch.ones_like(before))
+
+
+def test_couplings_of_pictures_keep_what_their_mask_keeps():
+    model, z = pictures((1, 4, 4))
+    step = model.flow.scales[0].steps[0]
+    h, _ = step(z, None)
+    kept = step.mask.bool().expand_as(z)
+    assert torch.equal(h[kept], z[kept])
+    assert (h[~kept] != z[~kept]).all()
+
+
+def test_pictures_at_scales_have_classes_samples_and_a_start_that_happens_once():
+    model, _ = pictures((1, 6, 6), condition=Labels(2), scale=0.02)
+    x = torch.randint(0, 5, (9, 1, 6, 6), dtype=torch.uint8)
+    c = torch.arange(9) % 2
+    assert str(model.density) == "bound"
+    assert model.sample(3, c[:3], seed=0).dtype == torch.uint8
+    assert not torch.equal(model.log_prob(x, c), model.log_prob(x, 1 - c))
+    assert (model.decode(model.encode(x, c).mean, c) == x).all()
+    before = {name: value.clone() for name, value in model.flow.state_dict().items()}
+    model.initialise(Batch(x, c))
+    assert all(torch.equal(value, before[name]) for name, value in model.flow.state_dict().items())
+
+
+def test_scales_are_refused_for_rows_and_small_pictures():
+    for space in (Vector(4), Image((1, 3, 4), 5)):
+        with pytest.raises(Unsupported, match="needs pictures of at least 4 x 4"):
+            RealNVP(RealNVPConfig(pictures="multiscale"), space)

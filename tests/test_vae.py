@@ -1,6 +1,7 @@
 """The VAE: its bound against a closed form, its likelihoods against quadrature and enumeration, missing values, collapse."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ from sklearn.datasets import load_digits
 
 import manykin as mk
 from manykin.contract import Batch, Decodes, Encodes, Weighs
-from manykin.errors import InvalidInput, Unsupported
+from manykin.data.dataset import Dataset, Rows
+from manykin.errors import InvalidInput, ManykinWarning, Unsupported
 from manykin.models.columns import ColumnLikelihood
 from manykin.models.latent.vae import VAE, VAEConfig
 from manykin.random import seeded
 from manykin.spaces import Column, Image, Labels, Table, Vector
+from manykin.training import TrainOptions
+from manykin.training import train as package_train
 
 MIXED = Table(
     (
@@ -395,3 +399,108 @@ def test_digits_beat_independent_pixels():
     assert float(bits.mean()) < 2.3
     assert model.sample(3, seed=0).dtype == torch.uint8
     assert model.decode(model.encode(test[:5]).mean).shape == (5, 1, 8, 8)
+
+
+def test_collapse_is_told_when_training_ends():
+    x = torch.randn(512, 4)
+    collapsed = VAE(VAEConfig(latent=3, hidden=(16,), beta=100.0), Vector(4))
+    data = Dataset("rows", Vector(4), Rows(x))
+    with pytest.warns(ManykinWarning, match=r"none of the 3 latents is active.*now 100"):
+        result = package_train(collapsed, data, TrainOptions.from_json({"max_steps": 60, "lr": 1e-2}), seed=0)
+    assert result is not None
+    structured = torch.randn(512, 1) @ torch.ones(1, 4) + 0.05 * torch.randn(512, 4)
+    awake = VAE(VAEConfig(latent=3, hidden=(16,)), Vector(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ManykinWarning)
+        package_train(awake, Dataset("rows", Vector(4), Rows(structured)), TrainOptions.from_json({"max_steps": 100, "lr": 1e-2}), seed=0)
+    means = awake.encode(structured).mean.double()
+    torch.testing.assert_close(awake.activity, means.var(dim=0, correction=0), rtol=1e-4, atol=1e-6)
+    assert int((awake.activity > 0.01).sum()) >= 1
+
+
+# More than one latent an example in the loss.
+
+
+def test_several_samples_train_the_importance_weighted_bound():
+    """In evaluation the loss has the mean of minus the bound with so many weights, which is tighter than with one."""
+    model, exact, _ = linear_vae(perturb=0.2)
+    tight = VAE(VAEConfig(latent=2, hidden=(), variance="column", samples=8), Vector(4)).double().eval()
+    tight.load_state_dict(model.state_dict())
+    x = exact.sample((3000,))
+    with torch.no_grad(), seeded(0):
+        loss = tight.loss(Batch(x))
+    bound = -(model.log_weights(x, 8, seed=1).logsumexp(dim=1) - math.log(8))
+    gap = loss - bound
+    assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(len(x))
+    assert float(loss.mean()) < float(model.loss(Batch(x)).mean().detach()) - 0.01
+
+
+def test_beta_weighs_the_ratio_in_every_loss():
+    x = torch.randn(64, 4)
+    for samples in (1, 3):
+        losses = []
+        for beta in (0.0, 1.0, 2.0):
+            model = started(Vector(4), x, VAEConfig(latent=2, hidden=(8,), beta=beta, samples=samples))
+            with torch.no_grad():
+                model.encoder.last.bias[:2] = 2.0
+                with seeded(0):
+                    losses.append(float(model.loss(Batch(x)).mean()))
+        # Posteriors far from the prior: each unit of beta costs about their divergence.
+        assert losses[0] < losses[1] < losses[2]
+        assert float(model.notes["bound"].mean()) == pytest.approx(float((model.notes["kl"] + model.notes["reconstruction"]).mean()), rel=1e-5)
+
+
+# Convolutions.
+
+
+@pytest.mark.parametrize("space", [Image((1, 5, 7), 2), Image((3, 8, 8), 17), Image((2, 6, 5), 4, ordinal=False), Image((1, 9, 8), None)], ids=str)
+def test_convolutions_take_pictures_of_any_kind_and_size(space):
+    torch.manual_seed(0)
+    pairs = torch.randint(0, space.levels, (2, *space.size)).to(space.dtype) if space.levels else torch.rand(2, *space.size)
+    x = pairs[torch.randint(0, 2, (60,))] if space.levels else pairs[torch.randint(0, 2, (60,))] + 0.1 * torch.randn(60, *space.size)
+    model = started(space, x, VAEConfig(latent=3, network="conv", widths=(8, 12)))
+    values = model.log_prob(x[:10])
+    assert torch.isfinite(values).all()
+    space.validate(model.sample(5, seed=0))
+    weights = model.log_weights(x[:4], 6, seed=3)
+    assert torch.allclose(model.log_weights(x[:4], 1, seed=3)[:, 0], model.log_prob(x[:4], seed=3).detach(), rtol=1e-4)
+    assert weights.shape == (4, 6)
+    losses = [float(model.loss(Batch(x)).mean().detach())]
+    train(model, x, 120, lr=1e-2, batch=32)
+    losses.append(float(model.loss(Batch(x)).mean().detach()))
+    assert losses[1] < losses[0] - 1
+
+
+def test_convolutions_see_pixels_where_they_are():
+    """A decoder of the parameters in the layout of the columns: one bright pixel in the marginals is bright at its place in the samples."""
+    x = torch.zeros(64, 2, 5, 6, dtype=torch.uint8)
+    x[:, 1, 3, 2] = 3
+    model = started(Image((2, 5, 6), 4), x, VAEConfig(latent=2, network="conv", widths=(8,)))
+    with torch.no_grad():
+        model.decoder.last.weight.zero_()
+    mean = model.sample(400, seed=0).double().mean(dim=0)
+    assert float(mean[1, 3, 2]) > 2.9
+    mean[1, 3, 2] = 0
+    assert float(mean.max()) < 0.2
+
+
+def test_auto_takes_convolutions_for_larger_pictures_only():
+    kinds = {
+        space: type(VAE(VAEConfig(), space).encoder.net).__name__
+        for space in (Image((1, 8, 8), 17), Image((1, 16, 16), 2), Image((1, 28, 28), 2), Vector(3))
+    }
+    assert list(kinds.values()) == ["MLP", "ConvEncoder", "ConvEncoder", "MLP"]
+    with pytest.raises(Unsupported, match="network='conv' needs pictures"):
+        VAE(VAEConfig(network="conv"), Vector(3))
+    with pytest.raises(Unsupported, match=r"widths = \(\)"):
+        VAE(VAEConfig(network="conv", widths=()), Image((1, 8, 8), 17))
+
+
+def test_small_whole_numbers_need_no_double_precision():
+    x = torch.randint(0, 2, (30, 1, 4, 4)).to(torch.uint8)
+    model = started(Image((1, 4, 4), 2), x)
+    z, ldj = model.to_model_space(x)
+    assert z.dtype == torch.float32
+    assert (model.likelihood.inputs, model.likelihood.outputs) == (16, 16)
+    assert torch.equal(z, x.flatten(1).float())
+    assert not ldj.any()

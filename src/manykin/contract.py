@@ -95,8 +95,8 @@ class Optim:
 class Gradient:
     """Minimise the mean of method ``loss`` (batch -> per-example losses, shape (n,)) over the parameters whose names start with ``params``.
 
-    All other parameters are frozen meanwhile. ``repeat``: optimizer steps a training step, each on a batch of its own. ``every``: run only at
-    every so many training steps. Phases with the same ``params`` share one optimizer, that of the first of them.
+    All others are frozen meanwhile. ``repeat``: optimizer steps a training step, each on a batch of its own; ``every``: run only at every so many
+    steps; phases with equal ``params`` share the optimizer of the first; ``contrastive``: only the loss's gradient counts, its value need not fall.
     """
 
     name: str
@@ -105,6 +105,7 @@ class Gradient:
     repeat: int = 1
     every: int = 1
     optimizer: Optim = field(default_factory=Optim)
+    contrastive: bool = False
 
 
 @dataclass(frozen=True)

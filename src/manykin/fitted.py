@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from manykin import latentspace
 from manykin.completion import complete_texts, partial_rows
 from manykin.contract import Completes, Decodes, Density, Encodes, GenerativeModel, Inspects, Sampler
 from manykin.data.dataset import Dataset, Rows
@@ -109,6 +110,18 @@ class Fitted:
         with torch.no_grad():
             x = cast(Decodes, self._able(Decodes, "decode")).decode(h, self._conditions(condition, len(h)))
         return self.form.decode(x, self.space)
+
+    def interpolate(self, a: Any, b: Any, steps: int = 8, condition: Any = None, *, path: Literal["linear", "spherical"] = "linear") -> Any:
+        """Walk from examples a to examples b through the latent space: ``steps`` examples a pair, both ends included, one pair after the other."""
+        start, end = self.form.encode(a, self.space), self.form.encode(b, self.space)
+        x = latentspace.interpolate(self.model, start, end, steps, self._conditions(condition, count(start)), path)
+        return self.form.decode(x, self.space)
+
+    def traverse(self, x: Any, unit: int, values: Any = None, condition: Any = None) -> Any:
+        """Examples like x but for one entry of the latent, which takes each of ``values`` (3 deviations to either side where None), row after row."""
+        start = self.form.encode(x, self.space)
+        chosen = None if values is None else torch.as_tensor(values, dtype=torch.float64)
+        return self.form.decode(latentspace.traverse(self.model, start, unit, chosen, self._conditions(condition, count(start))), self.space)
 
     def complete(
         self, x: Any, known: Any = None, condition: Any = None, *, n: int | None = None, seed: int | None = None, sampler: Sampler | None = None

@@ -14,7 +14,7 @@ DATA = "digits"
 
 @click.command("demo")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder of the comparison; runs/demo by default.")
-@click.option("--max-time", metavar="TIME", callback=duration, default="90s", show_default=True, help="Training time of all models together.")
+@click.option("--max-time", metavar="TIME", callback=duration, default="180s", show_default=True, help="Training time of all models together.")
 @click.option("--metrics", default="standard", show_default=True, help="quick, standard, full, or names of metrics with commas between them.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything.")
 @click.option("--force", is_flag=True, help="Replace the comparison in --out.")

@@ -12,14 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from manykin.errors import InvalidInput, Unsupported
-from manykin.models.likelihoods import Bernoulli, Categorical, DiscretisedGaussian, DiscretisedLogistic, Gaussian, Head, Values
+from manykin.models.likelihoods import Bernoulli, Categorical, DiscretisedGaussian, DiscretisedLogistic, Gaussian, Head, Squared, Values, whole
 from manykin.spaces import Column
 
-Likelihood = Literal["auto", "categorical", "bernoulli", "discretised-logistic", "gaussian"]
-"""How columns with a grid are modelled; continuous columns are Gaussian and categories categorical whatever it says."""
+Likelihood = Literal["auto", "categorical", "bernoulli", "discretised-logistic", "gaussian", "squared", "error"]
+"""How columns with a grid are modelled; continuous columns are Gaussian and categories categorical whatever it says.
+
+Two are for models without a likelihood: ``squared`` measures all ordered columns, continuous ones too, by the square of their standardised error,
+``error`` all but those of two values.
+"""
 
 CATEGORICAL_LIMIT = 10
 """``auto`` models ordered columns of more values than this by a discretised logistic."""
+
+SMALL = 2**16
+"""Whole numbers up to this lose nothing in single precision when they are standardised."""
 
 
 class ColumnLikelihood(nn.Module):
@@ -28,12 +35,15 @@ class ColumnLikelihood(nn.Module):
     Args:
         columns: the columns of the rows.
         likelihood: for columns with a grid; ``auto`` takes bernoulli for two values, categorical for up to 10 and for categories,
-            discretised-logistic otherwise.
+            discretised-logistic otherwise. With ``squared`` and ``error``, log_prob is minus an error and no likelihood.
         shared: whether a location-scale likelihood has one learned scale a column rather than one for each example.
 
     Attributes:
         inputs: width of :meth:`features`.
         outputs: width of the network's output.
+        unscaled: whether log-masses are log-densities as they are, all columns being whole numbers or categories; or there is no likelihood.
+        plain: whether all columns are whole numbers or categories from 0.
+        small: whether all are whole numbers or categories, few and small, so that single precision holds them.
 
     Raises:
         Unsupported: where a column cannot have the likelihood asked for.
@@ -48,17 +58,22 @@ class ColumnLikelihood(nn.Module):
     def __init__(self, columns: tuple[Column, ...], likelihood: Likelihood = "auto", shared: bool = False) -> None:
         super().__init__()
         self.columns = columns
-        groups: dict[tuple[str, int | None], list[int]] = {}
+        groups: dict[tuple[str, int | None, bool], list[int]] = {}
         for index, column in enumerate(columns):
             kind = _choose(column, likelihood)
-            groups.setdefault((kind, None if kind in ("gaussian", "bernoulli") else column.cardinality), []).append(index)
+            size = None if kind in ("gaussian", "bernoulli") else column.cardinality
+            groups.setdefault((kind, size, column.grid is None), []).append(index)
         self.groups = list(groups.values())
-        self.heads = nn.ModuleList(_head(kind, cardinality, len(group), shared) for (kind, cardinality), group in groups.items())
+        self.heads = nn.ModuleList(_head(kind, cardinality, len(group), shared) for (kind, cardinality, _), group in groups.items())
         self.nominal = [(index, len(column.categories)) for index, column in enumerate(columns) if column.kind == "categorical"]
         self.ordered = [index for index, column in enumerate(columns) if column.kind != "categorical"]
         self.holes = [index for index, column in enumerate(columns) if column.missing]
         self.inputs = len(self.ordered) + sum(size for _, size in self.nominal) + len(self.holes)
         self.outputs = sum(head.width * len(group) for head, group in self._parts()) + len(self.holes)
+        whole_numbers = all(column.grid == 1 for column in columns)
+        self.unscaled = whole_numbers or likelihood in ("squared", "error")
+        self.small = whole_numbers and all(column.cardinality is not None and abs(column.origin) + column.cardinality <= SMALL for column in columns)
+        self.plain = whole_numbers and all(column.origin == 0 for column in columns)
         continuous = torch.tensor([column.grid is None for column in columns])
         self.register_buffer("centre", torch.tensor([column.origin for column in columns], dtype=torch.float64))
         self.register_buffer("scale", torch.ones(len(columns), dtype=torch.float64))
@@ -71,22 +86,27 @@ class ColumnLikelihood(nn.Module):
             assert isinstance(head, Head)
             yield head, group
 
-    def standardise(self, x: Tensor) -> Tensor:
-        """t = (x - centre) / scale in x's own precision, 0 where missing."""
-        t = (x - self.centre) / self.scale
-        return torch.where(torch.isnan(x), 0.0, t) if self.holes else t
-
     def codes(self, x: Tensor) -> Tensor:
         """k = (x - origin) / step, rounded; 0 where missing. Meaningless in continuous columns."""
-        k = ((x.detach() - self.origin) / self.step).round()
+        k = whole(x, self.origin.to(x.dtype), self.step.to(x.dtype))
         return torch.where(torch.isnan(k), 0.0, k) if self.holes else k
 
     def features(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """What a network should see of rows (n, d): standardised numbers, one-hot categories, marks of missing values; shape (n, inputs)."""
-        t = self.standardise(x)
+        """What a network should see of rows (n, d): standardised numbers, one-hot categories, marks of missing values; shape (n, inputs).
+
+        Where all columns are categories of one size, as the tiles of a picture are, the columns of a row lie one after the other.
+        """
+        if not self.ordered and not self.holes and len({size for _, size in self.nominal}) == 1:
+            hot = nn.functional.one_hot(self.codes(x).long(), self.nominal[0][1])
+            return hot.flatten(1).to(dtype)
+        if self.small:
+            # Nothing cancels among small whole numbers, so that one operation in single precision is enough.
+            t = torch.addcmul((-self.centre / self.scale).to(x.dtype), x, self.scale.reciprocal().to(x.dtype))
+        else:
+            t = (x - self.centre.to(x.dtype)) / self.scale.to(x.dtype)
         if len(self.ordered) == len(self.columns) and not self.holes:
             return t.to(dtype)
-        parts = [t[:, self.ordered]]
+        parts = [(torch.where(torch.isnan(x), 0.0, t) if self.holes else t)[:, self.ordered]]
         for index, size in self.nominal:
             hot = nn.functional.one_hot(self.codes(x)[:, index].long(), size)
             parts.append(hot * ~torch.isnan(x[:, index : index + 1]))
@@ -95,18 +115,22 @@ class ColumnLikelihood(nn.Module):
         return torch.cat([part.to(dtype) for part in parts], dim=1)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        """log p(x | outputs) in the units of x, shape (..., n) for outputs (..., n, width) and rows (n, d)."""
-        t, codes = self.standardise(x).to(outputs.dtype), self.codes(x)
+        """log p(x | outputs) in the units of x, shape (..., n) for outputs (..., n, width) and rows (n, d); in single precision or better."""
+        if outputs.dtype == torch.bfloat16:
+            outputs = outputs.float()
         observed = ~torch.isnan(x) if self.holes else None
-        half = (0.5 * self.step / self.scale).to(outputs.dtype)
+        known = x if observed is None else torch.where(observed, x, self.centre.to(x.dtype))
         total = torch.zeros((), dtype=outputs.dtype, device=outputs.device)
+        centre, scale, origin, step = (each.to(x.dtype) for each in (self.centre, self.scale, self.origin, self.step))
         for head, group, parameters in self._split(outputs):
             pick = slice(None) if len(group) == len(self.columns) else group
-            values = Values(t[:, pick], codes[:, pick].to(outputs.dtype), half[pick])
+            values = Values(known[:, pick], centre[pick], scale[pick], origin[pick], step[pick], outputs.dtype, self.plain)
             terms = head.log_prob(parameters, values)
             total = total + (terms if observed is None else torch.where(observed[:, pick], terms, 0.0)).sum(dim=-1)
+        if self.unscaled and observed is None:
+            return total
         # A density per unit of t becomes one per unit of x; a mass on a cell is spread over the cell's width.
-        log_cell = torch.where(self.continuous, self.scale, self.step).log()
+        log_cell = torch.zeros_like(self.scale) if self.unscaled else torch.where(self.continuous, self.scale, self.step).log()
         if observed is None:
             return total - log_cell.sum().to(outputs.dtype)
         missing = outputs[..., -len(self.holes) :]
@@ -189,9 +213,11 @@ class ColumnLikelihood(nn.Module):
 def _choose(column: Column, likelihood: Likelihood) -> str:
     """The likelihood of one column."""
     size = column.cardinality
+    if likelihood in ("squared", "error") and column.kind != "categorical":
+        return "bernoulli" if likelihood == "error" and size == 2 else "squared"
     if column.grid is None:
         return "gaussian"
-    if likelihood == "auto" or (column.kind == "categorical" and likelihood in ("discretised-logistic", "gaussian")):
+    if likelihood == "auto" or (column.kind == "categorical" and likelihood not in ("categorical", "bernoulli")):
         if size == 2:
             return "bernoulli"
         return "categorical" if size is not None and (size <= CATEGORICAL_LIMIT or column.kind == "categorical") else "discretised-logistic"
@@ -208,6 +234,8 @@ def _head(kind: str, cardinality: int | None, columns: int, shared: bool) -> Hea
         return Categorical(cardinality)
     if kind == "bernoulli":
         return Bernoulli()
+    if kind == "squared":
+        return Squared()
     if kind == "gaussian":
         return Gaussian(columns, shared)
     return (DiscretisedLogistic if kind == "discretised-logistic" else DiscretisedGaussian)(columns, shared, cardinality)

@@ -7,7 +7,7 @@ axes of the parameters (several latents an example) broadcast.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,38 @@ LOG_SCALE_FLOOR = -7.0
 """Lower end of every learned log-scale, in standardised units: keeps a likelihood finite on repeated values."""
 
 
-@dataclass(frozen=True)
 class Values:
-    """A group's values: standardised ``t``, ``codes`` from 0, and half a grid step in standardised units ``half`` (g,), 0 where continuous."""
+    """A group's values x (n, g), in the forms that likelihoods ask for: each is computed when first asked for, in the dtype of the parameters.
 
-    t: Tensor
-    codes: Tensor
-    half: Tensor
+    Args:
+        x: the values as they are, numbers even where they are missing.
+        centre, scale, origin, step: of each column, shape (g,).
+        dtype: of the parameters.
+        plain: whether every origin is 0 and every step 1.
+    """
+
+    def __init__(self, x: Tensor, centre: Tensor, scale: Tensor, origin: Tensor, step: Tensor, dtype: torch.dtype, plain: bool = False) -> None:
+        self.x, self.centre, self.scale, self.origin, self.step, self.dtype, self.plain = x, centre, scale, origin, step, dtype, plain
+
+    @cached_property
+    def t(self) -> Tensor:
+        """Standardised values, (n, g)."""
+        return ((self.x - self.centre) / self.scale).to(self.dtype)
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """Steps above the origin, whole numbers (n, g); meaningless for continuous columns."""
+        return (self.x.detach().round() if self.plain else whole(self.x, self.origin, self.step)).to(self.dtype)
+
+    @cached_property
+    def half(self) -> Tensor:
+        """Half a grid step in standardised units, (g,)."""
+        return (0.5 * self.step / self.scale).to(self.dtype)
+
+
+def whole(x: Tensor, origin: Tensor, step: Tensor) -> Tensor:
+    """The codes ``(x - origin) / step`` of values on a grid, rounded, without a gradient."""
+    return ((x.detach() - origin) / step).round()
 
 
 class Head(nn.Module, ABC):
@@ -83,7 +108,7 @@ class Bernoulli(Head):
 
     def log_prob(self, parameters: Tensor, values: Values) -> Tensor:
         logit = parameters.squeeze(-1)
-        return logit * values.codes - functional.softplus(logit)
+        return -functional.binary_cross_entropy_with_logits(logit, values.codes.expand_as(logit), reduction="none")
 
     def sample(self, parameters: Tensor) -> Tensor:
         return (torch.rand_like(parameters) < parameters.sigmoid()).squeeze(-1)
@@ -94,6 +119,22 @@ class Bernoulli(Head):
     def start(self, codes: Tensor, observed: Tensor) -> Tensor:
         ones, count = (codes.double() * observed).sum(dim=0), observed.sum(dim=0)
         return ((ones + 0.5) / (count - ones + 0.5)).log().unsqueeze(1)
+
+
+class Squared(Head):
+    """Minus ``(t - location)^2 / 2``: an error in place of a likelihood; the most probable value, and the only one drawn, is the location."""
+
+    def log_prob(self, parameters: Tensor, values: Values) -> Tensor:
+        return -0.5 * (values.t - parameters.squeeze(-1)).square()
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        return parameters.squeeze(-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return parameters.squeeze(-1)
+
+    def start(self, codes: Tensor, observed: Tensor) -> Tensor:
+        return torch.zeros(codes.shape[1], 1, dtype=torch.float64, device=codes.device)
 
 
 class LocationScale(Head):

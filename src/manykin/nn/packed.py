@@ -43,6 +43,8 @@ class PackedLinear(nn.Module):
 class PackedNorm(nn.Module):
     """A normalisation in front of a matrix, in the matrix's precision; :attr:`factor` is left to the matrix."""
 
+    floor: Tensor
+
     def __init__(self, norm: Norm, dtype: torch.dtype) -> None:
         super().__init__()
         self.norm, self.dtype = norm, dtype
@@ -50,7 +52,7 @@ class PackedNorm(nn.Module):
         self.register_buffer("floor", torch.tensor(math.sqrt(norm.width * EPSILON)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = shrink(x, self.floor) if self.norm.weight is None else self.norm(x)  # type: ignore[arg-type]
+        h = shrink(x, self.floor) if self.norm.weight is None else self.norm(x)
         return h.to(self.dtype)
 
 
@@ -62,12 +64,15 @@ def shrink(x: Tensor, floor: Tensor) -> Tensor:
 class PackedBlock(nn.Module):
     """A block over positions (n * t, width), which it changes in place."""
 
+    floor: Tensor
+
     def __init__(self, block: Block, rotary: bool, dtype: torch.dtype) -> None:
         super().__init__()
         attention = block.attention
         self.heads, self.size, self.qk_norm, self.squared = attention.heads, attention.size, attention.qk_norm, block.squared
         self.first, self.second = PackedNorm(block.before_attention, dtype), PackedNorm(block.before_mlp, dtype)
-        weight, bias = attention.query_key_value.weight * self.first.factor, attention.query_key_value.bias
+        weight = attention.query_key_value.weight * self.first.factor
+        bias: Tensor | None = attention.query_key_value.bias
         if rotary:
             order = _side_by_side(self.heads, self.size, weight.device)
             weight, bias = weight[order], None if bias is None else bias[order]
@@ -82,7 +87,7 @@ class PackedBlock(nn.Module):
         parts = self.query_key_value(self.first(x)).view(-1, t, 3, self.heads, self.size).to(x.dtype)
         both, value = parts.narrow(2, 0, 2), parts.select(2, 2).transpose(1, 2)
         if self.qk_norm:
-            both = shrink(both, self.floor)  # type: ignore[arg-type]
+            both = shrink(both, self.floor)
         if rotation is not None:
             both = torch.view_as_real(torch.view_as_complex(both.unflatten(-1, (-1, 2))) * rotation).flatten(-2)
         query, key = both.select(2, 0).transpose(1, 2), both.select(2, 1).transpose(1, 2)
@@ -97,22 +102,25 @@ class PackedBlock(nn.Module):
 class PackedTransformer(nn.Module):
     """A transformer's function without gradients, from a copy of its weights: matrices in ``dtype``, everything else in full precision."""
 
+    rotation: Tensor | None
+
     def __init__(self, source: "Transformer", dtype: torch.dtype) -> None:
         super().__init__()
-        self.shape = source.shape
+        blocks = [block for block in source.blocks if isinstance(block, Block)]
+        weight = blocks[0].attention.out.weight
+        self.shape, self.last = source.shape, source.last
+        self.full, self.device = weight.dtype, weight.device
         self.places = None if source.places is None else source.places.weight.detach().clone()
-        self.last = source.last
-        self.full = source.blocks[0].attention.out.weight.dtype  # type: ignore[union-attr]
-        rotation = None if source.rotation is None else _turns(source.rotation, self.full)  # type: ignore[arg-type]
+        rotation = None if source.rotation is None else _turns(source.rotation, self.full)
         self.register_buffer("rotation", rotation, persistent=False)
-        self.blocks = nn.ModuleList(PackedBlock(block, rotation is not None, dtype) for block in source.blocks)  # type: ignore[arg-type]
+        self.blocks = nn.ModuleList(PackedBlock(block, rotation is not None, dtype) for block in blocks)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """As :meth:`Transformer.forward`."""
         start, (n, t, width) = 0 if cache is None else cache.filled, x.shape
         assert t == 1 or start == 0
         h = (x if self.places is None else x + self.places[start : start + t]).reshape(n * t, width).clone()
-        rotation = None if self.rotation is None else self.rotation[start : start + t]  # type: ignore[index]
+        rotation = None if self.rotation is None else self.rotation[start : start + t]
         mask = torch.full((t, t), -math.inf, device=x.device, dtype=x.dtype).triu_(1) if t > 1 else None
         for layer, block in enumerate(self.blocks):
             block(h, t, rotation, mask, cache, layer)
@@ -122,7 +130,7 @@ class PackedTransformer(nn.Module):
 
     def cache(self, n: int) -> Cache:
         """An empty cache for n sequences."""
-        return Cache(self.shape, n, torch.float64 if self.full == torch.float64 else torch.float32, self.blocks[0].floor.device)  # type: ignore[arg-type,union-attr]
+        return Cache(self.shape, n, torch.float64 if self.full == torch.float64 else torch.float32, self.device)
 
 
 def _side_by_side(heads: int, size: int, device: torch.device) -> Tensor:

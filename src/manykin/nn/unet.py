@@ -70,8 +70,8 @@ class UNet(nn.Module):
 
     Ronneberger, Fischer and Brox, U-Net, 2015, with residual blocks, time modulation and attention at the lowest resolution as in Ho, Jain and
     Abbeel, Denoising diffusion probabilistic models, 2020, appendix B; normalisation over channels instead of groups, which a CPU computes several
-    times faster in bfloat16 and channels_last. The output is scaled by the time, and x itself is added to it with weights that depend on the time, as in
-    :class:`~manykin.nn.timed.TimedMLP`. Pictures are padded to a multiple of the down-sampling by their edge, and cropped back.
+    times faster in bfloat16 and channels_last. As in :class:`~manykin.nn.timed.TimedMLP` the output is scaled by the time, and x itself is added
+    to it with weights that depend on the time. Pictures are padded to a multiple of the down-sampling by their edge, and cropped back.
 
     Args:
         channels: of the pictures.

@@ -27,12 +27,16 @@ __all__ = ["Check", "CheckFailed", "CheckReport", "all_checks", "check", "checks
 def all_checks() -> list[Check]:
     """Every check, topic by topic."""
     from manykin.testing import (
+        adversarial,
         autoregressive,
         completion,
         density,
         devices,
         diffusion,
+        energy,
+        energy_chains,
         errors,
+        flows,
         gradients,
         identities,
         latent,
@@ -58,6 +62,10 @@ def all_checks() -> list[Check]:
         completion,
         diffusion,
         autoregressive,
+        adversarial,
+        energy,
+        energy_chains,
+        flows,
     )
     return [each for module in modules for each in module.check.checks]
 

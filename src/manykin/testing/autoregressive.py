@@ -1,4 +1,7 @@
-"""Checks of models that go from left to right: causality, conditionals that are probabilities, greedy decoding, and texts beyond the context."""
+"""Checks of models that read in an order: causality, conditionals that are probabilities, decoding, and texts beyond the context.
+
+Entries are counted in reading order: texts from left to right, pictures line by line and the channels of a pixel one after the other.
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -10,18 +13,24 @@ from torch import Tensor
 from manykin.config import options
 from manykin.contract import Completes, Continues, GenerativeModel, Sampler
 from manykin.errors import ManykinWarning
-from manykin.spaces import Space, Tokens, Value, columns_of, take
-from manykin.testing.completion import fill, mask
+from manykin.spaces import Image, Space, Tokens, Value, columns_of, take
+from manykin.testing.completion import fill, from_order, in_order, mask
 from manykin.testing.context import Context, same, worst
 from manykin.testing.core import Topic, has_density, implements, one_tensor, require
 from manykin.testing.errors import refuses
-from manykin.testing.statistics import P_VALUE, chi_square, enumerate_tokens
+from manykin.testing.statistics import P_VALUE, chi_square, enumerate_tokens, z_score, z_threshold
 
 check = Topic("autoregressive")
 
 TOLERANCE = 1e-4
 PLACES = 12
 """Places of a row that are looked at, at most."""
+
+VALUES = 96
+"""Values over all places, about, at which every conditional is computed to find an entropy."""
+
+SMALL_PICTURE = 256
+"""Entries of a picture up to which each is changed alone."""
 
 
 @runtime_checkable
@@ -50,7 +59,7 @@ def _levels(space: Space) -> int | None:
 
 
 def _conditionals(ctx: Context, x: Tensor, condition: Value | None) -> Tensor:
-    return cast(Factorises, ctx.model).log_conditionals(x, condition).reshape(len(x), -1)
+    return in_order(ctx.declared.space, cast(Factorises, ctx.model).log_conditionals(x, condition))
 
 
 def _rows(ctx: Context, n: int = 16) -> tuple[Tensor, Value | None]:
@@ -71,31 +80,32 @@ def _ended(space: Space, x: Tensor, place: int) -> Tensor:
 
 
 def spliced(space: Space, x: Tensor, other: Tensor, place: int) -> Tensor:
-    """x up to a place (of the flattened row) and other from there on; strings that are over stay so."""
-    flat, tail = x.reshape(len(x), -1).clone(), other.reshape(len(x), -1)
+    """x up to a place in reading order and other from there on; strings that are over stay so."""
+    flat, tail = in_order(space, x).clone(), in_order(space, other)
     flat[:, place:] = torch.where(_ended(space, x, place)[:, None], flat[:, place:], tail[:, place:])
-    return flat.view(x.shape)
+    return from_order(space, flat)
 
 
 def variants(space: Space, x: Tensor, place: int, levels: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """``(value, rows, possible)``: x with each value at a place and something valid behind it, and the rows in which that value is possible."""
     for value in range(levels):
-        rows = x.reshape(len(x), -1).clone()
+        rows = in_order(space, x).clone()
         possible = torch.ones(len(x), dtype=torch.bool)
         if isinstance(space, Tokens) and space.end is not None:
             only_end = _ended(space, x, place) | (place == space.length - 1)
             possible = ~only_end if value != space.end else possible
             rows[:, place:] = space.end
         rows[possible, place] = value
-        yield value, rows.view(x.shape), possible
+        yield value, from_order(space, rows), possible
 
 
 @check(when=_factorises)
 def conditionals_sum_to_log_prob(ctx: Context) -> None:
     """The conditionals of all entries of a row sum to its log_prob, and none is above zero."""
     x, c = _rows(ctx, 48)
-    terms = _conditionals(ctx, x, c)
-    require(terms.shape[1] == x[0].numel(), f"log_conditionals of shape {tuple(x.shape)} has {terms.shape[1]} entries a row")
+    found = cast(Factorises, ctx.model).log_conditionals(x, c)
+    require(found.shape == x.shape, f"log_conditionals of shape {tuple(x.shape)} has shape {tuple(found.shape)}")
+    terms = in_order(ctx.declared.space, found)
     gap = worst(terms.double().sum(dim=1), ctx.log_prob(x, c))
     require(gap <= TOLERANCE * x[0].numel(), f"the conditionals of a row sum to its log_prob only within {gap:.3g} nats")
     require(float(terms.max()) <= TOLERANCE, f"a conditional is {float(terms.max()):.3g}, above zero")
@@ -125,12 +135,93 @@ def conditionals_sum_to_one(ctx: Context) -> None:
         require(gap <= TOLERANCE, f"the probabilities of all values at place {place} sum to {float(total[(total - 1).abs().argmax()]):.5g}")
 
 
+@check(when=lambda model: _factorises(model) and _small_picture(model.space))
+def conditionals_have_no_blind_spot(ctx: Context) -> None:
+    """Where a pixel depends on another, it depends on each earlier pixel that is no farther up and no farther to that side.
+
+    Stacks of masked convolutions cannot see what lies above and farther to the right than up (van den Oord et al., Conditional image generation with
+    PixelCNN decoders, 2016, figure 1). Each entry is changed alone, in float64. Dependence: more than 1e-7 nats; none: less than 1e-13.
+    """
+    twin = ctx.copy().double()
+    x, c = _rows(ctx, 4)
+    space, levels = cast(Image, ctx.declared.space), cast(int, _levels(ctx.declared.space))
+    channels, height, width = space.size
+    flat = in_order(space, x).long()
+    before, effects = in_order(space, cast(Factorises, twin).log_conditionals(x, c)), []
+    for entry in range(flat.shape[1]):
+        rows = flat.clone()
+        rows[:, entry] = (rows[:, entry] + 1) % levels
+        after = in_order(space, cast(Factorises, twin).log_conditionals(from_order(space, rows).to(x.dtype), c))
+        effects.append((after - before).abs().amax(dim=0))
+    effect = torch.stack(effects, dim=1).view(height * width, channels, height * width, channels)
+    seen, least = effect.amax(dim=(1, 3)), effect.amin(dim=(1, 3))
+    lines, columns = torch.arange(height * width) // width, torch.arange(height * width) % width
+    for pixel in range(height * width):
+        up, side = (lines[pixel] - lines)[:pixel], (columns - columns[pixel])[:pixel]
+        within = (up[:, None] <= up) & (side[:, None].abs() <= side.abs()) & (side[:, None] * side >= 0)
+        hidden = (least[pixel, :pixel] < 1e-13) & (within & (seen[pixel, :pixel] > 1e-7)).any(dim=1)
+        found = [f"line {int(lines[spot])}, column {int(columns[spot])}" for spot in (pixel, *hidden.nonzero()[:1, 0].tolist())]
+        require(len(found) == 1, f"the pixel in {found[0]} does not depend on that in {found[-1]}, but on one farther away: a blind spot")
+
+
+def _small_picture(space: Space) -> bool:
+    return isinstance(space, Image) and space.size[0] * space.size[1] * space.size[2] <= SMALL_PICTURE
+
+
+@check(when=_factorises)
+def surprise_of_samples_is_entropy(ctx: Context) -> None:
+    """Each entry of a sample is as surprising as its conditional says: minus log p has the conditional's entropy as its mean.
+
+    ``-log p(x_i | x_<i) - H(x_i | x_<i)`` has mean 0 for samples that are drawn in the model's own order from its own conditionals, and only noise
+    of its own beside it: a much sharper test than the mean of log_prob.
+    """
+    many = 1024 if ctx.full else 256
+    drawn, c = ctx.samples(many)
+    x, space = cast(Tensor, drawn), ctx.declared.space
+    terms, total = _conditionals(ctx, x, c).double(), torch.zeros(many, dtype=torch.float64)
+    places = _places(x)
+    for place in places[:: max(1, len(places) * cast(int, _levels(space)) // VALUES)]:
+        entropy = torch.zeros(many, dtype=torch.float64)
+        for _, rows, possible in variants(space, x, place, cast(int, _levels(space))):
+            own = _conditionals(ctx, rows, c)[:, place].double()
+            entropy -= torch.where(possible & own.isfinite(), own.exp() * own, 0.0)
+        total -= terms[:, place] + entropy
+    z = z_score(total)
+    side = "less" if z < 0 else "more"
+    require(
+        abs(z) <= z_threshold() or abs(float(total.mean())) < 1e-4,
+        f"samples are {side} surprising than the conditionals say: {float(total.mean()):.4g} nats a row, {z:.1f} standard errors",
+    )
+
+
+@check(when=lambda model: one_tensor(model) and _cached(model) is not None)
+def cache_changes_nothing(ctx: Context) -> None:
+    """Drawn with the cache or without, one seed gives the same samples, and the same completions."""
+    kind = _cached(ctx.model)
+    assert kind is not None
+    samplers = [kind.from_json({"use_cache": use}) for use in (True, False)]
+    n = 32 if ctx.full else 12
+    c = ctx.conditions(n)
+    found = [cast(Tensor, ctx.model.sample(n, c, seed=3, sampler=each)) for each in samplers]
+    require(same(*found), "samples of one seed differ with and without the cache")
+    if _prefixes(ctx.model):
+        x, c = _rows(ctx, n)
+        known = mask(ctx, x)
+        filled = [cast(Tensor, cast(Completes, ctx.model).complete(x, known, c, seed=3, sampler=each)) for each in samplers]
+        require(same(*filled), "completions of one seed differ with and without the cache")
+
+
+def _cached(model: GenerativeModel) -> type[Sampler] | None:
+    """The model's sampler whose cache can be left out."""
+    return next((kind for kind in type(model).samplers if any(info.name == "use_cache" for info in options(kind))), None)
+
+
 @check(when=_prefixes)
 def completion_ignores_the_unknown(ctx: Context) -> None:
     """What stands behind the known beginning has no influence on the completion, at any place."""
     x, c = _rows(ctx)
     for place in [*_places(x), x[0].numel()]:
-        known = (torch.arange(x[0].numel()) < place).expand(len(x), -1).reshape(x.shape)
+        known = from_order(ctx.declared.space, (torch.arange(x[0].numel()) < place).expand(len(x), -1))
         found = fill(ctx, x, known, c, seed=place)
         other = fill(ctx, spliced(ctx.declared.space, x, x.flip(0), place), known, c, seed=place)
         require(same(found, other), f"entries from place {place} on are unknown, and yet they change the completion")
@@ -149,7 +240,7 @@ def greedy_takes_the_most_probable(ctx: Context) -> None:
     known, sampler, space = mask(ctx, x), _greedy(ctx.model), ctx.declared.space
     found, again = (cast(Tensor, cast(Completes, ctx.model).complete(x, known, c, seed=seed, sampler=sampler)) for seed in (0, 1))
     require(same(found, again), "at temperature 0 two seeds give two completions")
-    chosen, free = _conditionals(ctx, found, c), ~known.reshape(len(x), -1)
+    chosen, free = _conditionals(ctx, found, c), ~in_order(space, known)
     for place in _places(x):
         for value, rows, possible in variants(space, found, place, cast(int, _levels(space))):
             better = torch.where(possible & free[:, place], _conditionals(ctx, rows, c)[:, place] - chosen[:, place], 0.0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from manykin.contract import Completes, GenerativeModel
-from manykin.spaces import Labels, Space, Tokens, Value, Vector, columns_of, take
+from manykin.spaces import Image, Labels, Space, Tokens, Value, Vector, columns_of, take
 from manykin.testing.context import Context, same, same_value
 from manykin.testing.core import Topic, implements, is_estimated, is_repeatable, one_tensor, require
 from manykin.testing.statistics import P_VALUE, as_columns, axes_of, chi_square, integrate
@@ -20,13 +20,26 @@ def _completes(model: GenerativeModel) -> bool:
     return implements(Completes)(model) and one_tensor(model)
 
 
+def in_order(space: Space, x: Tensor) -> Tensor:
+    """The entries of rows in the order in which they are read, (n, entries): pictures line by line, the channels of a pixel one after the other."""
+    return x.permute(0, 2, 3, 1).flatten(1) if isinstance(space, Image) else x.reshape(len(x), -1)
+
+
+def from_order(space: Space, flat: Tensor) -> Tensor:
+    """The inverse of :func:`in_order`: rows (n, entries) in the shape of the space."""
+    if isinstance(space, Image):
+        channels, height, width = space.size
+        return flat.reshape(-1, height, width, channels).permute(0, 3, 1, 2).contiguous()
+    return flat.reshape(len(flat), *space.shape)
+
+
 def mask(ctx: Context, x: Tensor, share: float = 0.5) -> Tensor:
     """Which entries are known: a random half, or random prefixes where the model completes prefixes only."""
     g = torch.Generator().manual_seed(5)
     if type(ctx.model).completes == "prefix":
-        flat = x.reshape(len(x), -1)
-        lengths = torch.randint(flat.shape[1] + 1, (len(x), 1), generator=g)
-        return (torch.arange(flat.shape[1])[None] < lengths).view(x.shape)
+        entries = x[0].numel()
+        lengths = torch.randint(entries + 1, (len(x), 1), generator=g)
+        return from_order(ctx.declared.space, torch.arange(entries)[None] < lengths)
     return torch.rand(x.shape, generator=g) < share
 
 

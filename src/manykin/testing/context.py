@@ -215,9 +215,9 @@ class Context:
         return mean.reshape(count(x), -1), deterministic
 
     def is_bijective(self) -> bool:
-        """Whether codes are deterministic, real and as many as the data's entries."""
+        """Whether codes are deterministic, real and as many as the data's entries, of a model that has a density."""
         model, space = self.model, self.declared.space
-        if not isinstance(model, Encodes) or isinstance(space, (Record, Tokens, Labels)):
+        if model.density is None or not isinstance(model, Encodes) or isinstance(space, (Record, Tokens, Labels)):
             return False
         with torch.no_grad():
             try:

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from manykin.contract import Encodes, GenerativeModel, Weighs
+from manykin.contract import ClosedForm, Encodes, GenerativeModel, Weighs
 from manykin.random import seeded
 from manykin.spaces import Value, count, take
 from manykin.testing.context import Context
@@ -204,16 +204,17 @@ def _trains_the_bound(model: GenerativeModel) -> bool:
     kind = model.kind
     bound = kind is not None and kind.normalised and kind.noisy and kind.bias == "lower"
     phases = gradient_phases(model)
-    plain = getattr(model.config, "beta", 1.0) == 1.0
-    return bound and plain and len(model.phases()) == 1 and len(phases) == 1
+    plain = getattr(model.config, "beta", 1.0) == 1.0 and getattr(model.config, "samples", 1) == 1
+    running = [phase for phase in model.phases() if not (isinstance(phase, ClosedForm) and phase.when == "end")]
+    return bound and plain and len(running) == 1 and len(phases) == 1
 
 
 @check(when=both(implements(Encodes), implements(Weighs), _trains_the_bound))
 def loss_is_the_bound(ctx: Context) -> None:
     """A variational model trains what log_prob bounds: in evaluation mode the mean loss is minus the mean log_prob, row by row.
 
-    For models with an encoder, importance weights, one gradient phase and no option ``beta`` other than 1. Both sides are averaged over internal
-    draws; a row's difference is compared with its own standard error.
+    For models with an encoder, importance weights, one gradient phase (and closing ones), and options ``beta`` and ``samples``, if any, of 1. Both
+    sides are averaged over internal draws; a row's difference is compared with its own standard error.
     """
     model, draws, n = ctx.copy(), 800 if ctx.full else 200, count(ctx.rows.x)
     phase, batch = gradient_phases(model)[0], ctx.rows

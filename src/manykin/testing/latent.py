@@ -1,19 +1,28 @@
 """Checks of latents: encoding, decoding, and the log-determinant between them."""
 
 import math
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from manykin.contract import Decodes, Encodes, GenerativeModel
+from manykin.contract import Decodes, Encodes, GenerativeModel, Weighs
 from manykin.random import seeded
 from manykin.spaces import Value, count, take
 from manykin.testing.context import Context, same, same_value, worst
-from manykin.testing.core import Topic, has_density, implements, is_implicit, one_tensor, real_space, require
+from manykin.testing.core import Topic, both, has_density, implements, is_implicit, one_tensor, real_space, require
 from manykin.testing.statistics import distance_test, z_score, z_threshold
 
 check = Topic("latent")
+
+
+@runtime_checkable
+class KnowsMarginal(Protocol):
+    """A latent-variable model whose marginal on real data has a closed form, to compare its bound with."""
+
+    def exact_log_prob(self, x: Value) -> Tensor:
+        """log p(x) in data space, shape (n,)."""
+        ...
 
 
 @check(when=implements(Encodes))
@@ -91,15 +100,17 @@ def _detached(x: Value) -> Value:
 
 @check(when=lambda model: isinstance(model, Decodes) and one_tensor(model) and (isinstance(model, Encodes) or is_implicit(model)))
 def decoded_latents_are_samples(ctx: Context) -> None:
-    """decode(latents(n)) follows the law of sample(n), where decoding adds no noise."""
-    if isinstance(ctx.model, Encodes) and not ctx.is_bijective():
+    """decode(latents(n)) follows the law of sample(n), where decoding adds no noise and latents do not follow the condition."""
+    bound_to_condition = ctx.declared.condition is not None or not is_implicit(ctx.model)
+    if isinstance(ctx.model, Encodes) and bound_to_condition and not ctx.is_bijective():
         return
     model, n = cast(Decodes, ctx.model), 400
     c = ctx.conditions(n)
     with torch.no_grad():
         decoded = ctx.columns(model.decode(model.latents(n, seed=5), c))
     drawn = ctx.columns(ctx.model.sample(n, c, seed=6))
-    distance, z = distance_test(decoded, drawn)
+    seen = [torch.cat([each.nan_to_num(0.0), each.isnan().double()], dim=1) for each in (decoded, drawn)]
+    distance, z = distance_test(seen[0], seen[1])
     require(z < 6, f"decode(latents(n)) and sample(n) differ: energy distance {distance:.3g}, {z:.1f} standard deviations of permutations")
 
 
@@ -173,3 +184,82 @@ def _latent_density(ctx: Context, model: GenerativeModel, h: Tensor, c: Value | 
         columns.append((ahead - behind) / (2 * step[index]))
     volume: Tensor = torch.linalg.slogdet(torch.stack(columns, dim=2)).logabsdet
     return model.log_prob(x, c) - volume
+
+
+def _reconstructs(model: GenerativeModel) -> bool:
+    return isinstance(model, Encodes) and isinstance(model, Decodes) and is_implicit(model) and one_tensor(model)
+
+
+@check(when=_reconstructs)
+def codes_carry_the_data(ctx: Context) -> None:
+    """For a model that encodes and decodes without a density, decode(encode(x)) is nearer to x than what another row's code stands for."""
+    c, x = ctx.rows.condition, ctx.columns(ctx.rows.x)
+    with torch.no_grad():
+        h, _ = _parameters(cast(Encodes, ctx.model), ctx.rows.x, c)
+        decoder, h = cast(Decodes, ctx.model), h.to(ctx.model.dtype)
+        own, other = (ctx.columns(decoder.decode(each, c)) for each in (h, h.roll(1, dims=0)))
+    scale = x.nan_to_num(0.0).std(0).clamp_min(1e-9)
+    errors = [((each - x) / scale).nan_to_num(0.0).square().sum(1) for each in (own, other)]
+    z = z_score(errors[1] - errors[0])
+    require(z > z_threshold(), f"decode(encode(x)) is no nearer to x than the decoded code of another row ({z:.1f} standard errors)")
+
+
+@check(when=_reconstructs)
+def latents_are_like_codes(ctx: Context) -> None:
+    """For such a model latents(n) have the means and deviations of the codes of training rows: what decode has learnt to decode."""
+    rows = ctx.data.train.slice(0, 512)
+    with torch.no_grad():
+        h, _ = _parameters(cast(Encodes, ctx.model), rows.x, rows.condition)
+    drawn = cast(Decodes, ctx.model).latents(4096, seed=3).double().flatten(1)
+    h = h.flatten(1)
+    spread = h.std(0).clamp_min(1e-9)
+    shift = float(((drawn.mean(0) - h.mean(0)) / spread).abs().max())
+    ratio = (drawn.std(0) / spread).log().abs().max().exp()
+    require(shift <= 0.25, f"the mean of latents(n) is {shift:.2g} deviations from that of the codes of training rows")
+    require(float(ratio) <= 1.5, f"the deviations of latents(n) and of the codes of training rows have a ratio of {float(ratio):.3g}")
+
+
+@check(when=lambda model: _reconstructs(model) and real_space(model) and model.condition is None)
+def linear_codes_are_principal(ctx: Context) -> None:
+    """Where decode(encode(x)) is affine in x, it errs hardly more than as many principal components of the standardised columns would.
+
+    Baldi and Hornik, Neural networks and principal component analysis: learning from examples without local minima, 1989. One in ten more is allowed
+    for a short fit; a model whose maps are not affine is left alone.
+    """
+    x = cast(Tensor, ctx.data.train.slice(0, 512).x).double()
+    flat, model = x.flatten(1), ctx.copy().double()
+
+    def around(points: Tensor) -> Tensor:
+        with torch.no_grad():
+            code = cast(Encodes, model).encode(points.view(-1, *x.shape[1:])).mean
+            found = cast(Decodes, model).decode(code)
+        return cast(Tensor, found).double().flatten(1)
+
+    n = len(x) // 2
+    ends = around(flat[:n]), around(flat[n : 2 * n])
+    gap = worst(around((flat[:n] + flat[n : 2 * n]) / 2) / flat.std(0), (ends[0] + ends[1]) / 2 / flat.std(0))
+    size = _parameters(cast(Encodes, model), x[:1], None)[0].numel()
+    if gap > 1e-4 or size >= flat.shape[1]:
+        return
+    scale = flat.std(0, correction=0)
+    values = torch.linalg.eigvalsh(torch.cov((flat / scale).T, correction=0))
+    best, mine = float(values[: flat.shape[1] - size].sum()), float(((around(flat) - flat) / scale).square().sum(1).mean())
+    require(mine <= 1.1 * best + 1e-3, f"the squared error of linear codes is {mine:.4g} a row; {size} principal components have {best:.4g}")
+
+
+@check(when=both(implements(Weighs), implements(KnowsMarginal), real_space))
+def weights_meet_the_closed_form(ctx: Context) -> None:
+    """Importance weights average to the known marginal density, and their mean logarithm lies below it."""
+    k, n = 8192 if ctx.full else 2048, count(ctx.rows.x)
+    with torch.no_grad():
+        exact = cast(KnowsMarginal, ctx.model).exact_log_prob(ctx.rows.x)
+        ratios = (cast(Weighs, ctx.model).log_weights(ctx.rows.x, k, seed=13) - exact[:, None]).double()
+    bound, weights = ratios.mean(1), ratios.exp()
+    size = weights.sum(1) ** 2 / weights.square().sum(1).clamp_min(1e-300)
+    even = size >= k / 10
+    error = float((weights.var(1)[even] / k).sum().sqrt()) / max(int(even.sum()), 1)
+    mean = float(weights.mean(1)[even].mean()) if bool(even.any()) else 1.0
+    slack = z_threshold() * error + 1e-3
+    require(abs(mean - 1) <= slack, f"importance weights average to {mean:.4g} of the exact density; expected 1 within {slack:.2g}")
+    above = float(bound.mean()) - z_threshold() * float((ratios.var(1) / k).sum().sqrt()) / n
+    require(above <= 1e-6, f"the mean log-weight lies above the exact log p(x) by {float(bound.mean()):.3g} nats")

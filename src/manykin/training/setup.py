@@ -67,8 +67,14 @@ class Setup:
         runners = [RUNNERS[type(phase)](phase, context) for phase in running]
         average = Average(model, self.options.ema) if self.options.ema is not None and gradients else None
         if self.val is not None:
-            validation = Validation(model, self.val, gradients[0].loss if gradients else None, self.seed)
+            telling = [phase.loss for phase in gradients[:1] if not phase.contrastive]
+            validation = Validation(model, self.val, telling[0] if telling else None, self.seed)
             self.validation = validation if validation.name else None
+        if self.options.patience is not None and self.validation is None:
+            raise InvalidInput(
+                f"train.patience = {self.options.patience} has nothing to watch: {type(model).__name__} has neither a likelihood nor a loss that "
+                "falls; leave it out."
+            )
         self.pass_steps = sum(runner.batches for runner in runners if isinstance(runner, ClosedFormRunner))
         self.pass_limit = sum(r.batches * r.phase.max_epochs for r in runners if isinstance(r, ClosedFormRunner))
         return State(model, context, runners, average, statistics_of(phases))

@@ -1,4 +1,4 @@
-"""Leaking masks, shifted targets, stale caches, wrong decoding, and continuations that are none."""
+"""Leaking masks, blind spots, shifted targets, stale caches, wrong decoding, and continuations that are none."""
 
 import math
 
@@ -8,12 +8,15 @@ from torch import Tensor
 from manykin.contract import Sampler
 from manykin.decoding import Decoding
 from manykin.random import seeded
-from manykin.spaces import Tokens, Value
+from manykin.spaces import Image, Tokens, Value
 from manykin.testing.broken.registry import caught_by
 from manykin.testing.oracles.chain import ChainOracle
+from manykin.testing.oracles.pictures import PictureOracle
 
 STREAM = Tokens(3, 4)
 STRINGS = Tokens(4, 5, end=0)
+PICTURE = Image((1, 3, 3), levels=2)
+COLOUR = Image((3, 2, 2), levels=2)
 
 
 @caught_by("conditionals-see-only-the-past", "mass-is-one", space=STREAM)
@@ -157,3 +160,69 @@ class AnyPrompt(ChainOracle):
 
     def check_prompt(self, prompt: Tensor) -> None:
         prompt.clamp_(0, self.tokens.vocab - 1)
+
+
+# Pictures.
+
+
+@caught_by("conditionals-sum-to-one", "mass-is-one", space=PICTURE)
+class SwappedMasks(PictureOracle):
+    """The first layer has the mask of the later ones: each pixel sees itself."""
+
+    def visible(self) -> Tensor:
+        return torch.ones(self.entries, self.entries).tril(0)
+
+
+@caught_by("conditionals-see-only-the-past", "mass-is-one", space=COLOUR)
+class AllChannelsAtOnce(PictureOracle):
+    """The channels of a pixel see each other."""
+
+    def visible(self) -> Tensor:
+        pixel = torch.arange(self.entries) // 3
+        own = torch.eye(self.entries)
+        return (pixel[:, None] >= pixel).float() - own
+
+
+@caught_by("conditionals-have-no-blind-spot", space=PICTURE)
+class BlindSpot(PictureOracle):
+    """Does not see what lies above and farther to the right than up."""
+
+    def visible(self) -> Tensor:
+        line, column = torch.arange(self.entries) // 3, torch.arange(self.entries) % 3
+        up, right = line[:, None] - line, column - column[:, None]
+        return super().visible() * (right <= up.clamp_min(0) - 1)
+
+
+@caught_by("cache-changes-nothing", space=PICTURE)
+class StaleRow(PictureOracle):
+    """The cache keeps the first line instead of the newest pixel."""
+
+    def next_logits(self, flat: Tensor, place: int, rules: Decoding) -> Tensor:
+        if rules.use_cache and place > 3:
+            flat = flat.clone()
+            flat[:, place - 1] = flat[:, 0]
+        return super().next_logits(flat, place, rules)
+
+
+@caught_by("surprise-of-samples-is-entropy", "samples-match-density", space=PICTURE)
+class ColumnsFirst(PictureOracle):
+    """Draws column by column what was learnt line by line."""
+
+    def order(self) -> list[int]:
+        return [3 * line + column for column in range(3) for line in range(3)]
+
+
+@caught_by("surprise-of-samples-is-entropy", space=COLOUR)
+class PlanesFirst(PictureOracle):
+    """Draws channel by channel what was learnt pixel by pixel."""
+
+    def order(self) -> list[int]:
+        return [3 * pixel + channel for channel in range(3) for pixel in range(4)]
+
+
+@caught_by("surprise-of-samples-is-entropy", space=STRINGS)
+class Timid(ChainOracle):
+    """Draws at a temperature of its own."""
+
+    def fill(self, z: Tensor, known: Tensor, sampler: Sampler | None) -> Tensor:
+        return super().fill(z, known, sampler or Decoding(temperature=0.6))

@@ -5,17 +5,22 @@ table, the Markov chain its sum over strings.
 """
 
 from manykin.contract import GenerativeModel
-from manykin.spaces import Column, Labels, Space, Table, Tokens, Vector
+from manykin.spaces import Column, Image, Labels, Space, Table, Tokens, Vector
+from manykin.testing.oracles.adversarial import CriticOracle
 from manykin.testing.oracles.chain import ChainOracle
 from manykin.testing.oracles.diffusion import DenoisingOracle
 from manykin.testing.oracles.discrete import MarkovOracle, TableOracle
+from manykin.testing.oracles.energy import BoltzmannOracle
+from manykin.testing.oracles.energy_chains import LangevinOracle
 from manykin.testing.oracles.gaussian import EnergyOracle, GaussianOracle, OracleConfig
-from manykin.testing.oracles.latent import GanOracle, LinearVAE, LogisticVAE, MixtureOracle
+from manykin.testing.oracles.latent import CodingOracle, GanOracle, LinearVAE, LogisticVAE, MixtureOracle
+from manykin.testing.oracles.pictures import PictureOracle
 from manykin.testing.oracles.rows import KernelOracle
 
 __all__ = [
-    "ORACLES", "SMALL_TABLE", "SWITCHES", "ChainOracle", "DenoisingOracle", "EnergyOracle", "GanOracle", "GaussianOracle", "KernelOracle",
-    "LinearVAE", "LogisticVAE", "MarkovOracle", "MixtureOracle", "OracleConfig", "TableOracle", "oracle",
+    "ORACLES", "SMALL_TABLE", "SWITCHES", "BoltzmannOracle", "ChainOracle", "CodingOracle", "CriticOracle", "DenoisingOracle", "EnergyOracle",
+    "GanOracle", "GaussianOracle", "KernelOracle", "LangevinOracle", "LinearVAE", "LogisticVAE", "MarkovOracle", "MixtureOracle", "OracleConfig",
+    "PictureOracle", "TableOracle", "oracle",
 ]  # fmt: skip
 
 SMALL_TABLE = Table(
@@ -36,10 +41,14 @@ ORACLES: dict[str, tuple[type[GenerativeModel], Space, Space | None]] = {
     "gaussian-by-label": (GaussianOracle, Vector(2), Labels(3)),
     "gaussian-on-levels": (GaussianOracle, Vector(2, levels=5), None),
     "energy": (EnergyOracle, Vector(3), None),
+    "boltzmann": (BoltzmannOracle, Vector(4, levels=2), None),
+    "boltzmann-by-label": (BoltzmannOracle, Vector(4, levels=2), Labels(2)),
+    "energy-by-chains": (LangevinOracle, Vector(2), None),
     "linear-vae": (LinearVAE, Vector(2), None),
     "logistic-vae": (LogisticVAE, SWITCHES, None),
     "table": (TableOracle, SMALL_TABLE, None),
     "table-by-label": (TableOracle, Vector(2, levels=3), Labels(2)),
+    "linear-codes": (CodingOracle, Vector(4), None),
     "mixture": (MixtureOracle, Vector(1), None),
     "mixture-on-levels": (MixtureOracle, Vector(2, levels=5), None),
     "kernels": (KernelOracle, Vector(2), None),
@@ -49,8 +58,12 @@ ORACLES: dict[str, tuple[type[GenerativeModel], Space, Space | None]] = {
     "denoiser-by-label": (DenoisingOracle, Vector(2), Labels(3)),
     "chain": (ChainOracle, Tokens(4, 5, end=0), None),
     "chain-stream": (ChainOracle, Tokens(3, 4), None),
+    "picture": (PictureOracle, Image((1, 3, 3), levels=2), None),
+    "picture-in-colour": (PictureOracle, Image((3, 2, 2), levels=2), None),
     "gan": (GanOracle, Vector(2), None),
     "gan-by-label": (GanOracle, Vector(2), Labels(3)),
+    "critic": (CriticOracle, Vector(2), None),
+    "critic-on-levels-by-label": (CriticOracle, Vector(2, levels=5), Labels(2)),
 }
 """Sound models by name: class, space and condition. Every check passes on each of them."""
 

@@ -23,6 +23,7 @@ from manykin.contract import (
     Sampler,
     Support,
 )
+from manykin.models.latents import Point
 from manykin.random import fresh_seed, seeded
 from manykin.spaces import Labels, Space, Table, Value, Vector
 from manykin.testing.oracles.support import FAST, check_latents, normal
@@ -198,6 +199,86 @@ class MixtureOracle(GenerativeModel):
         z, _, _ = self.prepare(x, condition)
         with self.evaluating(0):
             return Categorical(logits=self.joint(z))
+
+
+class CodingOracle(GenerativeModel):
+    """The linear autoencoder in closed form: codes are the first principal components, new codes normal with their variances."""
+
+    basis: Tensor
+    centre: Tensor
+    variances: Tensor
+    mass: Tensor
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
+        super().__init__(config, space, condition)
+        d = self.model_space.shape[0]
+        self.latent = max(1, d // 2)
+        shapes = {"basis": (d, self.latent), "centre": (d,), "variances": (self.latent,), "mass": (1,), "first": (d,), "second": (d, d)}
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.reset()
+
+    def reset(self) -> None:
+        """The first columns as they are."""
+        self.basis.copy_(torch.eye(*self.basis.shape, dtype=torch.float64))
+        self.centre.zero_()
+        self.variances.fill_(1.0)
+
+    @property
+    def kind(self) -> Density | None:
+        return None
+
+    @property
+    def accepts(self) -> Support:
+        return Support((Vector,))
+
+    def phases(self) -> Sequence[Phase]:
+        return [ClosedForm("components", statistics=("mass", "first", "second"))]
+
+    def initialise(self, sample: Batch) -> None:
+        self.reset()
+
+    def accumulate(self, batch: Batch) -> None:
+        """Count, sum and sum of products."""
+        z = self.to_model_space(batch.x)[0].double()
+        self.mass.add_(len(z))
+        self.first.add_(z.sum(0))
+        self.second.add_(z.T @ z)
+
+    def solve(self) -> Progress:
+        """The eigenvectors of the largest eigenvalues of the covariance (Baldi and Hornik, 1989)."""
+        mean = self.first / self.mass
+        values, vectors = torch.linalg.eigh(self.second / self.mass - torch.outer(mean, mean))
+        chosen = self.choose(values)
+        self.centre.copy_(mean)
+        self.basis.copy_(vectors[:, chosen])
+        self.variances.copy_(values[chosen].clamp_min(1e-12))
+        return Progress({}, converged=True)
+
+    def choose(self, values: Tensor) -> Tensor:
+        """The places of the components that are kept, of ascending eigenvalues."""
+        return torch.arange(len(values) - self.latent, len(values))
+
+    def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
+        return self.back(self.variances.sqrt() * torch.randn(n, self.latent, dtype=torch.float64))
+
+    def back(self, h: Tensor) -> Tensor:
+        """What codes stand for, in model space."""
+        return self.centre + h.double() @ self.basis.T
+
+    def encode(self, x: Value, condition: Value | None = None) -> Distribution:
+        z, _, _ = self.prepare(x, condition)
+        return Point((z.double() - self.centre) @ self.basis)
+
+    def latents(self, n: int, seed: int | None = None) -> Tensor:
+        with seeded(fresh_seed() if seed is None else seed):
+            return self.variances.sqrt() * torch.randn(n, self.latent, dtype=torch.float64)
+
+    def decode(self, h: Tensor, condition: Value | None = None) -> Value:
+        self.check_condition(condition, len(h))
+        return self.finish(self.back(check_latents(h, self.latent)))
 
 
 class GanOracle(GenerativeModel):

@@ -1,0 +1,101 @@
+"""Chains as exchangeable samplers: where they begin, how long they run, and by which kernel."""
+
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from manykin.config import option
+from manykin.contract import Sampler
+from manykin.errors import InvalidInput, ManykinWarning
+from manykin.mcmc.independence import IndependenceKernel
+from manykin.mcmc.kernel import Energy, Kernel, Move
+from manykin.spaces import Value
+
+FAR = 1e3
+"""Standard deviations of the reference beyond which a chain counts as diverged."""
+STUCK = 0.01
+"""Share of accepted proposals below which chains count as stuck."""
+
+
+class Runner(Kernel, Protocol):
+    """A kernel that makes many steps at once without looking twice at a state."""
+
+    def run(self, state: Tensor, count: int) -> Move:
+        """The states after ``count`` steps, with each chain's mean acceptance."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChainSampler(Sampler):
+    """Base of the samplers that run a Markov chain a sample, in units in which a standard normal is the rough shape of the target."""
+
+    steps: int = option(200, "steps of each chain", ge=1)
+    step_size: float | None = option(None, "length of a step, the standard deviation of the reference being 1; none: what training settled on", gt=0)
+    leap_every: int = option(5, "steps between proposals of a fresh draw of the reference, accepted by Metropolis' rule; 0: none", ge=0)
+    chains: Literal["fresh", "buffer"] = option("fresh", "where chains begin: at fresh draws of the reference, or where those of training stand")
+
+    @abstractmethod
+    def bind(self, energy: Energy, step_size: float) -> Runner:
+        """The kernel of these options for a target; ``step_size`` is the model's own, used where this value has none."""
+
+    def target(self, energy: Energy) -> Energy:
+        """The energy whose density the chains follow."""
+        return energy
+
+    def walk(self, energy: Energy, state: Tensor, step_size: float) -> Move:
+        """Chains (n, ...) after all steps and leaps, and each one's mean acceptance by the kernel.
+
+        Raises:
+            InvalidInput: where a chain left all bounds, with the step size.
+        """
+        moved = walk(self.bind(energy, step_size), IndependenceKernel(self.target(energy)), state, self.steps, self.leap_every)
+        own = step_size if self.step_size is None else self.step_size
+        refuse_runaways(moved.state, f"{type(self).__name__} and step_size = {own:g}")
+        if float(moved.accepted.mean()) < STUCK:
+            warnings.warn(
+                f"{type(self).__name__} with step_size = {own:g} accepted {float(moved.accepted.mean()):.2%} of its proposals, so the samples are "
+                "about where their chains began; lower step_size.", ManykinWarning, stacklevel=2,
+            )  # fmt: skip
+        return moved
+
+
+def refuse_runaways(state: Tensor, cause: str) -> None:
+    """Raise where chains (n, ...) left all bounds.
+
+    Raises:
+        InvalidInput: naming how many, and the kernel and step size given as ``cause``.
+    """
+    lost = int((~(state.abs() <= FAR)).flatten(1).any(dim=1).sum())
+    if lost:
+        raise InvalidInput(f"{lost} of {len(state)} chains diverged with {cause}; lower step_size, or leave metropolis on.")
+
+
+def walk(kernel: Runner, leap: Kernel, state: Tensor, steps: int, leap_every: int) -> Move:
+    """``steps`` steps of a kernel with a leap before every ``leap_every``-th of them (0: none): all leave the same target invariant."""
+    if not leap_every:
+        return kernel.run(state, steps)
+    accepted, done = torch.zeros(len(state), dtype=state.dtype, device=state.device), 0
+    while done < steps:
+        count = min(leap_every, steps - done)
+        moved = kernel.run(leap.step(state).state, count)
+        state, accepted, done = moved.state, accepted + count * moved.accepted, done + count
+    return Move(state, accepted / steps)
+
+
+@runtime_checkable
+class RunsChains(Protocol):
+    """A model that learns from Markov chains over its energy."""
+
+    chains: Tensor
+
+    def negatives(self, n: int) -> tuple[Tensor, Value | None]:
+        """The ends of n chains in model space with their conditions; in training mode ``chains``, the replay buffer, goes on from there."""
+        ...
+
+    def potential(self, condition: Value | None) -> Energy:
+        """The energy whose density chains (n, d) follow."""
+        ...

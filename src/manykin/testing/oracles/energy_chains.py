@@ -1,0 +1,78 @@
+"""A Gaussian known by its energy alone, learnt from Langevin chains and drawn by them: the smallest energy-based model."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from manykin.contract import UNNORMALISED, Batch, Config, Density, GenerativeModel, Gradient, Phase, Sampler, Support
+from manykin.mcmc.chains import ChainSampler
+from manykin.mcmc.hmc import HMC
+from manykin.mcmc.kernel import Energy
+from manykin.mcmc.langevin import Langevin
+from manykin.spaces import Space, Value, Vector
+from manykin.testing.oracles.support import FAST
+
+STEP = 0.7
+
+
+class LangevinOracle(GenerativeModel):
+    """``E(z) = sum exp(a) (z - m)^2 / 2``: the gradient of the likelihood from chains of a replay buffer."""
+
+    samplers: ClassVar[tuple[type[Sampler], ...]] = (Langevin, HMC)
+    chains: Tensor
+
+    def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
+        super().__init__(config, space, condition)
+        size = self.model_space.shape[0]
+        self.centre = nn.Parameter(0.3 * torch.randn(size))
+        self.sharpness = nn.Parameter(0.5 + 0.3 * torch.randn(size))
+        self.register_buffer("chains", torch.zeros(256, size))
+
+    @property
+    def kind(self) -> Density | None:
+        return UNNORMALISED
+
+    @property
+    def accepts(self) -> Support:
+        return Support((Vector,))
+
+    def phases(self) -> Sequence[Phase]:
+        return [Gradient("main", optimizer=FAST, contrastive=True)]
+
+    def initialise(self, sample: Batch) -> None:
+        self.chains.normal_()
+
+    def energy(self, z: Tensor) -> Tensor:
+        """E(z), shape (n,)."""
+        return 0.5 * (self.sharpness.exp() * (z - self.centre).square()).sum(dim=1)
+
+    def potential(self, condition: Value | None) -> Energy:
+        return self.energy
+
+    def loss(self, batch: Batch) -> Tensor:
+        z, _ = self.to_model_space(batch.x)
+        ends, _ = self.negatives(len(z))
+        return self.energy(z) - self.energy(ends)
+
+    @torch.no_grad()
+    def negatives(self, n: int) -> tuple[Tensor, Value | None]:
+        size = len(self.chains)
+        picked = torch.cat([torch.randperm(size) for _ in range(-(-n // size))])[:n]
+        ends = Langevin(steps=5).walk(self.potential(None), self.chains[picked], STEP).state
+        if self.training:
+            self.remember(picked[:size], ends[:size])
+        return ends, None
+
+    def remember(self, picked: Tensor, ends: Tensor) -> None:
+        """Put the ends of chains back into the buffer."""
+        self.chains[picked] = ends
+
+    def _log_prob(self, z: Tensor, condition: Value | None) -> Tensor:
+        return -self.energy(z)
+
+    def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
+        chosen = sampler if isinstance(sampler, ChainSampler) else HMC(steps=12)
+        start = torch.randn(n, *self.model_space.shape, dtype=self.dtype, device=self.device)
+        return chosen.walk(self.potential(condition), start, STEP).state
