@@ -15,7 +15,6 @@ guidance. Known: a prototype of flow matching reached 81 % in 5.5 minutes. Diffu
 
 import argparse
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 import manykin as mk
+from _kept import kept
 from manykin.data.toys import toy
 from manykin.diffusion import Ancestral, DPMSolver, Heun, Solver
 from manykin.nn import UNet
@@ -51,17 +51,6 @@ SAMPLERS: dict[str, Solver | None] = {
     "guided by 2": Heun(guidance_scale=2.0),
 }
 FIGURES = ("confident_share", "class_coverage", "condition_accuracy", "kernel_distance")
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed and written before, or is now."""
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2))
-    return result
 
 
 def gap(folder: Path, name: str, data: str, seconds: float, seed: int, options: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +171,7 @@ def steps(batch: int, repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("toys", "mnist", "step"))
-    parser.add_argument("--out", type=Path, default=Path("runs/diffusion"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/diffusion"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of every budget of time")
     parser.add_argument("--n", type=int, default=2000, help="samples that are judged")

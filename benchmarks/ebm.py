@@ -15,13 +15,13 @@ the digits.
 """
 
 import argparse
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import manykin as mk
+from _kept import kept
 from manykin.contract import Sampler
 from manykin.data.toys import toy
 from manykin.mcmc.hmc import HMC
@@ -50,16 +50,6 @@ SAMPLERS: dict[str, Sampler | None] = {
 }
 FIGURES = ("confident_share", "class_coverage", "energy_distance", "kernel_distance")
 TEMPERATURES = (1000, 4000)
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed and written before, or is now."""
-    if path.is_file():
-        return cast(dict[str, Any], json.loads(path.read_text()))
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2))
-    return result
 
 
 def place(out: Path, *parts: object) -> Path:
@@ -150,7 +140,7 @@ def show(label: str, rows: Mapping[str, Any], suffix: str, seconds: float | None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("toys", "digits"))
-    parser.add_argument("--out", type=Path, default=Path("runs/ebm"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/ebm"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of every budget of time")
     parser.add_argument("--n", type=int, default=1000, help="samples that are judged")

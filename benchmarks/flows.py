@@ -15,7 +15,6 @@ Reach with nsf: a KL gap of 0.05 nats on each toy within 2 minutes; digits below
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 
 import manykin as mk
+from _kept import kept
 from manykin.contract import Batch
 from manykin.data.toys import toy
 from manykin.models.flows.nsf import NSF, NSFConfig
@@ -40,17 +40,6 @@ ABLATIONS: dict[str, dict[str, Parts]] = {
     "digits": {"all parts": ({}, {}), "as rows": ({"pictures": "rows"}, {}), "two bins": ({"bins": 2}, {})},
     "mnist": {"all parts": ({}, {}), "as rows": ({"pictures": "rows"}, {}), "narrow networks": ({"channels": 8, "blocks": 1}, {})},
 }
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed and written before, or is now."""
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2))
-    return result
 
 
 @torch.no_grad()
@@ -159,7 +148,7 @@ def steps(repeats: int, compiling: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("toys", "digits", "mnist", "step"))
-    parser.add_argument("--out", type=Path, default=Path("runs/flows"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/flows"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of every budget of time")
     parser.add_argument("--repeats", type=int, default=30)

@@ -14,7 +14,6 @@ figure 2) and Srivastava et al. (VEEGAN, 2017, table 1: 24.6 of 25 modes and 40 
 """
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 import manykin as mk
+from _kept import kept
 from manykin.contract import Batch
 from manykin.data.toys import Mixture, toy
 from manykin.models.adversarial.gan import GAN, GANConfig
@@ -47,17 +47,6 @@ PLAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "wgan-gp": ("wgan-gp", {}),
     "without r1": ("default", {"r1": 0.0}),
 }
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed and written before, or is now."""
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2))
-    return result
 
 
 def slug(text: str) -> str:
@@ -195,7 +184,7 @@ def both_players(model: GAN, batch: Batch, bf16: bool) -> Callable[[], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("mnist", "modes", "step"))
-    parser.add_argument("--out", type=Path, default=Path("runs/gan"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/gan"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of every budget of time")
     parser.add_argument("--n", type=int, default=2000, help="samples that are judged; of toys five times as many")

@@ -19,7 +19,6 @@ import contextlib
 import importlib.util
 import io
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import manykin as mk
+from _kept import kept
 
 MINUTES = 590.0
 DIGIT_SECONDS = 115.0
@@ -51,17 +51,6 @@ DIGIT_ABLATIONS: dict[str, Parts] = {
     "last weights, constant rate": ({}, {"ema": None, "schedule": "constant"}),
     "convolutions": ({"network": "conv"}, {}),
 }
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed and written before, or is now."""
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2))
-    return result
 
 
 def place(out: Path, *words: str) -> Path:
@@ -238,7 +227,7 @@ def epoch(out: Path, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("mnist", "digits", "epoch"))
-    parser.add_argument("--out", type=Path, default=Path("runs/latent"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/latent"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of every budget of time")
     parser.add_argument("--importance", type=int, default=5000, help="importance samples a picture")

@@ -14,16 +14,16 @@ minutes; the cache 20 times as fast as without. Known: on the digits a prototype
 """
 
 import argparse
-import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import manykin as mk
+from _kept import kept
 from manykin.data.dataset import Rows
 from manykin.decoding import Decoding
 from manykin.models.autoregressive.pixelcnn import PixelCNN, PixelCNNConfig
@@ -45,17 +45,6 @@ MNIST_ABLATION: dict[str, Parts] = {
     "last weights, constant rate": ({}, {"ema": None, "schedule": "constant"}),
     "three layers": ({"layers": 3}, {}),
 }
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed and written before, or is now."""
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2))
-    return result
 
 
 def nats(model: Any, rows: Rows, every: int) -> tuple[float, float, int]:

@@ -15,15 +15,15 @@ Bernoullis. On the digits (17 levels, split seed 0, 1437/360) independent pixels
 """
 
 import argparse
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import manykin as mk
+from _kept import kept
 from manykin.models.energy.rbm import RBM, Gibbs
 
 SECONDS, TEMPERATURES, CHAINS = 400.0, 10_000, 100
@@ -36,17 +36,6 @@ ABLATION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "CD-1": ({"method": "cd"}, {}),
     "CD-1, plain gradient": ({"method": "cd", "centred": False}, {}),
 }
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed and written before, or is now."""
-    if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    result = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2))
-    return result
 
 
 def scored(model: mk.Fitted, seconds: float) -> dict[str, Any]:
@@ -150,7 +139,7 @@ def digits(out: Path, scale: float, seeds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=("mnist", "digits"))
-    parser.add_argument("--out", type=Path, default=Path("runs/rbm"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/rbm"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of every budget")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
