@@ -65,7 +65,9 @@ def test_temperature_scales_the_variance():
     assert float(ends.state.var()) == pytest.approx(0.25, rel=0.05)
 
 
-@pytest.mark.parametrize("kernel", [LangevinKernel(well, 0.3), HMCKernel(well, 0.2, 5), LangevinKernel(well, 0.3, clip=2.0)], ids=["langevin", "hmc", "clipped"])
+@pytest.mark.parametrize(
+    "kernel", [LangevinKernel(well, 0.3), HMCKernel(well, 0.2, 5), LangevinKernel(well, 0.3, clip=2.0)], ids=["langevin", "hmc", "clipped"]
+)
 def test_double_well_keeps_its_shares_and_its_detailed_balance(kernel):
     x = torch.linspace(-2, 2, 4001, dtype=torch.float64)
     density = torch.softmax(-well(x[:, None]), 0)
