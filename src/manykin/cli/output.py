@@ -13,6 +13,9 @@ from typing import Any, TextIO
 
 import click
 
+WORD = 14
+"""Single words of up to so many letters are never broken over lines of a table."""
+
 
 @dataclass
 class Settings:
@@ -67,7 +70,8 @@ class Output:
 
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=index == 0)
+            single = index == 0 or all(" " not in row[index] and len(row[index]) <= WORD for row in rows)
+            table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=single)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         Console(file=self.stdout, highlight=False).print(table)
