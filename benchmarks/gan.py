@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import manykin as mk
-from _kept import kept
+from _kept import kept, tasks
 from manykin.contract import Batch
 from manykin.data.toys import Mixture, toy
 from manykin.models.adversarial.gan import GAN, GANConfig
@@ -54,29 +54,27 @@ def slug(text: str) -> str:
     return text.replace(" ", "-").replace(",", "").replace(":", "")
 
 
-def judged(folder: Path, fit: Callable[[], mk.Fitted], n: int) -> dict[str, Any]:
-    """The figures of n samples of a fit, the seconds that training took, and its steps."""
+def judged(folder: Path, fit: Callable[[], mk.Fitted], n: int, key: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of n samples of a fit, and the seconds that training took, those before an interruption included."""
 
     def compute() -> dict[str, Any]:
-        begun = time.perf_counter()
         model = fit()
-        spent = time.perf_counter() - begun
         found = mk.evaluate(model, metrics=["classes", "frechet"], n=n, features="own", seed=0)
-        return {"seconds": round(spent, 1), "rows": {each.name: [each.value, each.stderr] for each in found.metrics}}
+        return {"trained": model.result["seconds"], "rows": {each.name: [each.value, each.stderr] for each in found.metrics}}
 
-    return kept(folder.parent / f"{folder.name}.json", compute)
+    return kept(folder.parent / f"{folder.name}.json", compute, key={**key, "n": n})
 
 
 def line(name: str, label: str, found: Mapping[str, Any], suffix: str = "") -> str:
     """One line of the table of pictures; ``suffix`` picks the floors."""
     cells = [found["rows"].get(f"{each}{suffix}") for each in FIGURES]
     text = "".join(f"{'-' if cell is None else f'{cell[0]:.4f} ± {cell[1] or 0:.4f}':>22}" for cell in cells)
-    return f"{name:18}{label:34}{text}{'' if suffix else format(found['seconds'], '9.0f')}"
+    return f"{name:18}{label:34}{text}{'' if suffix else format(found['trained'], '12.0f')}"
 
 
 def mnist(out: Path, scale: float, n: int) -> None:
     """Ten minutes of the conditional model on MNIST, its ablations at a fifth, and the samples of classical models."""
-    print(f"{'model':18}{'samples':34}" + "".join(f"{name:>22}" for name in FIGURES) + f"{'seconds':>9}")
+    print(f"{'model':18}{'samples':34}" + "".join(f"{name:>22}" for name in FIGURES) + f"{'trained, s':>12}")
     runs: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [("", {}, {}, scale * PICTURE_SECONDS)]
     runs += [(f"a fifth: {label}", *parts, scale * PICTURE_SECONDS / 5) for label, parts in ABLATIONS.items()]
     for label, options, train, seconds in runs:
@@ -88,13 +86,13 @@ def mnist(out: Path, scale: float, n: int) -> None:
         ) -> mk.Fitted:
             return mk.fit("gan", "mnist", options=options, train=train, max_time=seconds, **common)
 
-        found = judged(folder, fit, n)
+        found = judged(folder, fit, n, {"options": options, "train": train, "seconds": seconds})
         print(line("gan", label or "ten minutes", found), flush=True)
         if not label:
             print(line("", "real pictures", found, "_floor"), flush=True)
     for name in FLOORS:
         folder = out / f"mnist-{name}"
-        found = judged(folder, lambda name=name, folder=folder: mk.fit(name, "mnist", condition="label", out=folder, resume=True, seed=0), n)  # type: ignore[misc]
+        found = judged(folder, lambda name=name, folder=folder: mk.fit(name, "mnist", condition="label", out=folder, resume=True, seed=0), n, {})  # type: ignore[misc]
         print(line(name, "classical floor", found), flush=True)
 
 
@@ -111,7 +109,7 @@ def covered(law: Mixture, x: np.ndarray) -> dict[str, float]:
 
 def modes(out: Path, seeds: int, scale: float, n: int) -> None:
     """Modes covered, samples of high quality and their spread on both toys, for two presets, without R1, and for a Gaussian mixture."""
-    print(f"{'data':18}{'model':24}{'seed':>5}{'modes':>10}{'within 3 std':>14}{'std (true: 0.97)':>18}{'seconds':>9}")
+    print(f"{'data':18}{'model':24}{'seed':>5}{'modes':>10}{'within 3 std':>14}{'std (true: 0.97)':>18}{'trained, s':>12}")
     for data in RINGS:
         law = toy(data)
         assert isinstance(law, Mixture)
@@ -125,15 +123,14 @@ def modes(out: Path, seeds: int, scale: float, n: int) -> None:
                     name: str = name, preset: str = preset, options: dict[str, Any] = options, seed: int = seed, folder: Path = folder,
                     data: str = data, law: Mixture = law,
                 ) -> dict[str, Any]:  # fmt: skip
-                    begun = time.perf_counter()
                     chosen: dict[str, Any] = {"preset": preset, "options": options, "max_time": scale * TOY_SECONDS} if preset else {}
                     chosen = chosen or {"options": {"n_components": len(law.means)}}
                     model = mk.fit(name, data, seed=seed, out=folder, resume=True, **chosen)
-                    return {"seconds": round(time.perf_counter() - begun, 1), **covered(law, np.asarray(model.sample(5 * n, seed=seed)))}
+                    return {"trained": model.result["seconds"], **covered(law, np.asarray(model.sample(5 * n, seed=seed)))}
 
-                row = kept(folder.parent / f"{folder.name}.json", compute)
+                row = kept(folder.parent / f"{folder.name}.json", compute, key={"preset": preset, "options": options, "scale": scale, "n": n})
                 count = f"{row['modes']:.0f}/{len(law.means)}"
-                print(f"{data:18}{title:24}{seed:>5}{count:>10}{row['good']:>14.3f}{row['spread']:>18.2f}{row['seconds']:>9.0f}", flush=True)
+                print(f"{data:18}{title:24}{seed:>5}{count:>10}{row['good']:>14.3f}{row['spread']:>18.2f}{row['trained']:>12.0f}", flush=True)
 
 
 def step(batch: int, repeats: int) -> None:
@@ -183,7 +180,7 @@ def both_players(model: GAN, batch: Batch, bf16: bool) -> Callable[[], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=("mnist", "modes", "step"))
+    parser.add_argument("task", nargs="?", choices=("mnist", "modes", "step"), help="all where none is given")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/gan"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="share of every budget of time")
@@ -192,12 +189,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     options = parser.parse_args()
     warnings.simplefilter("once")
-    if options.task == "mnist":
-        mnist(options.out, options.scale, options.n)
-    elif options.task == "modes":
-        modes(options.out, options.seeds, options.scale, options.n)
-    else:
-        step(options.batch, options.repeats)
+    for task in tasks(options.task, ("mnist", "modes", "step"), needing=("mnist",)):
+        if task == "mnist":
+            mnist(options.out, options.scale, options.n)
+        elif task == "modes":
+            modes(options.out, options.seeds, options.scale, options.n)
+        else:
+            step(options.batch, options.repeats)
 
 
 if __name__ == "__main__":

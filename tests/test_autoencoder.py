@@ -15,6 +15,7 @@ from manykin.models.latent.autoencoder import Autoencoder, AutoencoderConfig
 from manykin.models.latent.codes import STATISTICS, CodeDensity
 from manykin.random import seeded
 from manykin.spaces import Column, Image, Labels, Table, Vector
+from manykin.testing import checks_for, run_checks
 from manykin.testing.context import Context, Subject
 from manykin.training import TrainOptions, train
 
@@ -53,11 +54,15 @@ def test_linear_networks_span_the_principal_components():
 
 def test_the_suite_compares_linear_codes_with_principal_components():
     config = AutoencoderConfig(latent=2, hidden=(), penalty=0.0, prior="gaussian")
-    from manykin.testing import run_checks
-
     options = {"max_steps": 600, "lr": 2e-2, "batch_size": 64, "schedule": "cosine"}
     rows = run_checks(Context(Subject(Autoencoder(config, Vector(5)), "linear", options)), ["linear-codes-are-principal", "latents-are-like-codes"])
     assert [row.passed for row in rows] == [True, True], rows
+
+
+@pytest.mark.parametrize(("hidden", "latent"), [((8,), 2), ((), 5)])
+def test_the_suite_leaves_bent_codes_and_full_ones_alone(hidden, latent):
+    model = Autoencoder(AutoencoderConfig(latent=latent, hidden=hidden), Vector(5))
+    assert "linear-codes-are-principal" not in {each.name for each in checks_for(model)}
 
 
 # The density of codes.

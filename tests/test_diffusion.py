@@ -20,12 +20,13 @@ from manykin.diffusion import (
     Known,
     NetworkDenoiser,
     Rectified,
+    flow_error,
     flow_log_prob,
     grid,
     solve,
 )
 from manykin.errors import InvalidInput
-from manykin.nn import UNet
+from manykin.nn import TimedMLP, UNet
 
 NAMES = sorted(SCHEDULES)
 SOLVERS = (Heun, DPMSolver, DDIM, Euler, Ancestral)
@@ -295,6 +296,25 @@ def test_log_prob_by_the_flow_is_that_of_the_mixture(name):
     assert errors[-1] < 1e-2
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [12, 17, 24])
+def test_the_integrators_error_is_told_from_half_its_steps(name, steps):
+    denoiser, x = mixture(SCHEDULES[name]()), quiet_noise(64)
+    told, true = flow_error(denoiser, x, steps=steps), (flow_log_prob(denoiser, x, steps=steps) - flow_log_prob(denoiser, x, steps=400)).abs()
+    assert told.shape == (len(x),)
+    assert 8 < float(told.mean() / true.mean()) < 30
+
+
+def test_the_integrators_error_holds_one_random_direction():
+    denoiser, x = mixture(SCHEDULES["cosine"]()), quiet_noise(64)
+    torch.manual_seed(0)
+    first, again = (flow_error(denoiser, x, steps=24, trace="hutchinson") for _ in range(2))
+    assert float(first.max()) < 0.1
+    assert not torch.equal(first, again)
+    with pytest.raises(InvalidInput, match="steps = 1 cannot be halved"):
+        flow_error(denoiser, x, steps=1)
+
+
 def test_hutchinson_is_unbiased_and_has_one_direction_a_solve():
     denoiser = mixture(SCHEDULES["cosine"]())
     x = double([[0.3, -0.4]]).expand(4000, 2)
@@ -334,6 +354,12 @@ def test_inpainting_approaches_the_conditional_of_a_gaussian(name):
 
 
 class TestUNet:
+    def test_networks_without_a_width_are_refused(self):
+        with pytest.raises(InvalidInput, match=r"widths = \(\)"):
+            UNet(1, ())
+        with pytest.raises(InvalidInput, match=r"hidden = \(\)"):
+            TimedMLP(2, ())
+
     @pytest.mark.parametrize("size", [(5, 7), (8, 8), (4, 4), (28, 28)])
     @pytest.mark.parametrize("patch", [1, 2])
     def test_pictures_of_any_size_keep_their_shape(self, size, patch):

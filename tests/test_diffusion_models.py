@@ -8,6 +8,7 @@ import torch
 
 import manykin as mk
 from manykin.cli.run import run
+from manykin.decoding import Decoding
 from manykin.diffusion import DDIM, Ancestral, DPMSolver, Heun
 from manykin.errors import InvalidInput, NoDensity, Unsupported
 from manykin.models.diffusion.ddpm import DDPM, DDPMConfig
@@ -150,6 +151,24 @@ def test_more_integration_steps_agree(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_the_error_of_the_integrator_is_estimated(name):
+    x, _ = blobs()
+    found = {}
+    for steps in (8, 96):
+        found[steps] = mk.fit(name, x, preset="tiny", options={"hidden": (24,), "ode_steps": steps}, max_steps=40, seed=0).model
+    rows = torch.tensor(x[:64])
+    true = (found[8].log_prob(rows) - found[96].log_prob(rows)).abs()
+    told = found[8].integration_error(rows)
+    assert told.shape == (64,)
+    assert 0.5 < float(told.mean() / true.mean()) < 20
+    assert torch.equal(told, found[8].integration_error(rows))
+    assert float(found[96].integration_error(rows).mean()) < 0.25 * float(told.mean())
+    silent = CLASSES[name][0](CLASSES[name][1](likelihood="none"), Vector(2))
+    with pytest.raises(NoDensity, match="model.likelihood ode"):
+        silent.integration_error(rows)
+
+
+@pytest.mark.parametrize("name", MODELS)
 class TestErrors:
     def test_guidance_needs_a_condition(self, name):
         fitted = mk.fit(name, blobs(64)[0], preset="tiny", max_steps=1)
@@ -180,9 +199,31 @@ class TestErrors:
     def test_unet_wants_pictures_of_some_size(self, name):
         kind, config = CLASSES[name]
         for space in (Vector(3), Image((1, 3, 8), 17)):
-            with pytest.raises(Unsupported, match="needs pictures of at least 4 x 4, not .*choose --model.network mlp"):
+            with pytest.raises(InvalidInput, match="needs pictures of at least 4 x 4, not .*choose --model.network mlp") as told:
                 kind(config(network="unet"), space)
+            assert not isinstance(told.value, Unsupported)
         assert kind(config(), Image((1, 3, 8), 17)).sample(2, seed=0).shape == (2, 1, 3, 8)
+
+    @pytest.mark.parametrize("options, message", [({"hidden": ()}, "model.hidden = ().*128,128,128"), ({"widths": ()}, "model.widths = ().*32,64")])
+    def test_networks_without_layers_are_refused(self, name, options, message):
+        with pytest.raises(InvalidInput, match=message.replace("()", r"\(\)")):
+            CLASSES[name][1](**options)
+
+    def test_foreign_samplers_are_refused(self, name):
+        model = CLASSES[name][0](None, Vector(2))
+        x, known = torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.bool)
+        for call in (lambda: model.sample(3, sampler=Decoding()), lambda: model.complete(x, known, sampler=Decoding())):
+            with pytest.raises(InvalidInput, match="sampler Decoding does not fit .*; expected one of: Heun, DPMSolver"):
+                call()
+
+    def test_guidance_that_explodes_is_named(self, name):
+        x, y = blobs(64)
+        fitted = mk.fit(name, x, condition=y, preset="tiny", max_steps=5)
+        far = Heun(guidance_scale=1e30)
+        known = np.zeros(x[:4].shape, dtype=bool)
+        for call in (lambda: fitted.sample(4, condition=1, sampler=far), lambda: fitted.complete(x[:4], known, condition=1, sampler=far)):
+            with pytest.raises(InvalidInput, match=r"guidance_scale = 1e\+30 leads to NaN or infinity; choose a lower one"):
+                call()
 
     def test_masks_are_checked(self, name):
         model = CLASSES[name][0](None, Vector(2))

@@ -10,7 +10,8 @@ import torch
 import manykin as mk
 from manykin.cli.run import run
 from manykin.contract import Batch
-from manykin.errors import InvalidInput, Unsupported
+from manykin.errors import InvalidInput, ManykinWarning, Unsupported
+from manykin.mcmc.ais import LogPartition
 from manykin.mcmc.hmc import HMC
 from manykin.mcmc.langevin import Langevin
 from manykin.models.energy.ebm import EBM, EBMConfig
@@ -96,9 +97,10 @@ def test_density_is_near_the_truth_and_samples_follow_it(line):
 
 
 def test_annealed_importance_sampling_agrees_with_the_grid(line):
-    found = line.model.log_partition(temperatures=400, chains=400)
+    found = line.model.log_partition(temperatures=400, chains=400, estimate=True)
     model = line.model
     exact = float(log_normaliser(lambda u: model.energy(model.reference.push(u)).detach(), model.chains))
+    assert model.log_partition() == LogPartition.exactly(exact)
     assert found.ess > 100
     assert abs(found.value - exact) < 4 * found.stderr + 0.05
 
@@ -120,6 +122,32 @@ def test_labels_choose_the_mode_and_each_class_has_mass_one(labelled):
     assert np.exp(labelled.log_prob(grid, np.ones(len(grid), dtype=int))).sum() * 0.01 == pytest.approx(1, abs=0.02)
     x, y = blobs(300, seed=1)
     assert (labelled.log_prob(x, y) > labelled.log_prob(x, (y + 1) % 3)).mean() > 0.9
+
+
+def test_chains_have_the_labels_of_their_rows_and_rare_ones_have_a_chain():
+    x, y = torch.randn(300, 2), torch.tensor([0] * 200 + [1] * 98 + [2] * 2)
+    model = EBM(EBMConfig(**{**SMALL, "buffer": 30}, restart=0.0), Vector(2), Labels(4))
+    model.start(lambda: [Batch(x, y)], Batch(x, y), 0)
+    assert torch.bincount(model.chain_labels, minlength=4).tolist() == [19, 10, 1, 0]
+    model.train()
+    wanted = torch.tensor([2, 0, 2, 3, 1])
+    before = model.chains.clone()
+    _, labels = model.negatives(5, wanted)
+    assert torch.equal(labels, wanted)
+    moved = (model.chains != before).any(1)
+    assert torch.bincount(model.chain_labels[moved], minlength=4).tolist() == [1, 1, 1, 0]
+    assert torch.isfinite(model.loss(Batch(x[:5], wanted))).all()
+
+
+def test_poor_estimates_of_the_constant_are_said_to_be(wide):
+    model = EBM(EBMConfig(**SMALL), Vector(5))
+    with seeded(0):
+        model.start(lambda: [Batch(torch.randn(200, 5))], Batch(torch.randn(200, 5)), 0)
+        with torch.no_grad():
+            for parameter in model.network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+    with pytest.warns(ManykinWarning, match="log Z is unreliable: effective sample size .* give more temperatures than 2"):
+        model.log_partition(temperatures=2, chains=50)
 
 
 def test_loss_has_the_gradient_of_the_likelihood():
@@ -205,10 +233,17 @@ def test_low_temperature_gives_likelier_samples(line):
 
 
 def test_wrong_options_are_refused(wide):
-    with pytest.raises(Unsupported, match=r"network = 'conv' needs pictures of at least 4 x 4.*--model.network mlp"):
+    with pytest.raises(InvalidInput, match=r"network = 'conv' needs pictures of at least 4 x 4.*--model.network mlp"):
         EBM(EBMConfig(network="conv"), Vector(3))
-    with pytest.raises(Unsupported, match="conv"):
+    with pytest.raises(InvalidInput, match="conv") as caught:
         EBM(EBMConfig(network="conv"), Image((1, 3, 9), 4))
+    assert not isinstance(caught.value, Unsupported)  # another model is no remedy: the option is
+    for options in ({"hidden": ()}, {"widths": ()}):
+        with pytest.raises(InvalidInput, match="leave a part of conv empty"):
+            EBM(EBMConfig(network="conv", **options), Image((1, 5, 9), 4))
+    with pytest.raises(InvalidInput, match=r"buffer = 2 are fewer chains than the 3 classes.*--model.buffer"):
+        EBM(EBMConfig(buffer=2), Vector(2), Labels(3))
+    assert len(EBM(EBMConfig(buffer=0), Vector(2), Labels(3)).chains) == 0
     with pytest.raises(Unsupported, match="Vector"):
         EBM(None, Vector(2), Vector(1))
     for name, value in (("steps", 0), ("step_size", 0.0), ("temperature", 0.0), ("restart", 1.5), ("buffer", -1), ("clip", 0.0)):

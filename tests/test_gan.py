@@ -258,8 +258,10 @@ def test_other_networks_and_objectives_conform(space, condition, config):
     ],
 )
 def test_networks_that_do_not_fit_are_refused(options, space, message):
-    with pytest.raises(Unsupported, match=message):
+    with pytest.raises(InvalidInput, match=message) as told:
         GAN(GANConfig(**options), space)
+    # Another option is the remedy, not another model.
+    assert not isinstance(told.value, Unsupported)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +372,34 @@ def test_a_collapsed_generator_is_warned_of_and_a_sound_one_is_not():
     assert few["spread"] > 0.5
     watch.fit(x[:20])
     assert watch.rows == 0
+
+
+def test_collapse_is_told_of_sorted_rows():
+    """Two groups far apart, one after the other in the file: all examples in one of them are a collapse."""
+    torch.manual_seed(0)
+    x = torch.randn(4000, 2)
+    x[2000:] += 100
+    watch = Spread(Vector(2))
+    watch.fit(x)
+    assert 45 < float(watch.scale[0]) < 55
+    with pytest.warns(ManykinWarning, match="collapsed"):
+        assert watch.compare(torch.randn(512, 2))["spread"] < 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.compare(x[torch.randperm(4000)[:512]])
+
+
+@pytest.mark.parametrize("offset, size", [(1e6, 1.0), (1e9, 1e-3), (0.0, 1.0)])
+def test_distances_do_not_depend_on_where_the_data_lie(offset, size):
+    torch.manual_seed(0)
+    x = offset + size * torch.randn(600, 3, dtype=torch.float64)
+    watch = Spread(Vector(3))
+    watch.fit(x)
+    assert 1.9 < float(watch.reference[1]) < 2.6
+    assert 0.1 < float(watch.reference[2]) < 0.5
+    found = watch.compare(offset + size * torch.randn(512, 3, dtype=torch.float64))
+    assert 0.9 < found["spread"] < 1.1
+    assert 0.8 < found["nearest"] < 1.2
 
 
 def test_pictures_train_in_half_precision():

@@ -369,12 +369,14 @@ def test_nanogpt_preset_has_nanogpts_parameters():
     count = sum(p.numel() for p in model.parameters()) - model.body.places.weight.numel() - model.start_vector.numel()
     assert count == 65 * 128 + 4 * (12 * 128 * 128 + 2 * 128) + 128
     assert round(count / 1e6, 2) == 0.80
+    assert all(GPT.presets[name].train["optimizer"] == "adamw" for name in ("nanogpt", "nanogpt-gpu"))
 
 
 @pytest.mark.parametrize("changes", [{"width": 30, "heads": 4}, {"width": 6, "heads": 2}], ids=str)
 def test_widths_that_do_not_divide_are_refused(changes):
-    with pytest.raises(Unsupported, match=f"width = {changes['width']} among heads = {changes['heads']}"):
+    with pytest.raises(InvalidInput, match=f"width = {changes['width']} does not fit heads = {changes['heads']}; expected a multiple of") as caught:
         GPT(GPTConfig(**changes), Tokens(5, 8))
+    assert not isinstance(caught.value, Unsupported)
 
 
 def test_other_data_are_refused():
@@ -386,6 +388,8 @@ def test_bad_prompts_and_masks_are_refused():
     model = gpt(Tokens(5, 8))
     with pytest.raises(Unsupported, match="row 1, has an unknown entry before a known one"):
         model.complete(codes(model.tokens, 2), torch.tensor([[True] * 8, [True, False] * 4]), seed=0)
+    with pytest.raises(InvalidInput, match=r"known is a list; expected a tensor of dtype bool and of the shape of x, \(2, 8\)\."):
+        model.complete(codes(model.tokens, 2), [[True] * 8] * 2, seed=0)
     with pytest.raises(InvalidInput, match="n = True"):
         model.continuation(codes(model.tokens, 2, 3), True)
     with pytest.raises(InvalidInput, match="prompt holds 9"):

@@ -9,7 +9,8 @@ from manykin.errors import InvalidInput, ManykinWarning
 from manykin.mcmc.chains import walk
 from manykin.mcmc.hmc import HMC, HMCKernel, leapfrog
 from manykin.mcmc.independence import IndependenceKernel
-from manykin.mcmc.langevin import BEST_LANGEVIN, Langevin, LangevinKernel, adapted, look
+from manykin.mcmc.langevin import BEST_LANGEVIN, Langevin, LangevinKernel, adapted
+from manykin.mcmc.points import look
 
 COVER = torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
@@ -89,6 +90,24 @@ def test_leaps_join_modes_that_steps_cannot():
     kernel, leap = LangevinKernel(far, 0.1), IndependenceKernel(far)
     assert float((walk(kernel, leap, begin, 100, 0).state < 0).double().mean()) == 0
     assert float((walk(kernel, leap, begin, 120, 1).state < 0).double().mean()) == pytest.approx(0.75, abs=0.04)
+
+
+def test_leaps_keep_the_temperature_of_their_sampler():
+    cold = Langevin(steps=100, leap_every=1, temperature=0.25)
+    ends = cold.walk(unit, torch.randn(8000, 2, dtype=torch.float64), 0.4)
+    assert float(ends.state.var()) == pytest.approx(0.25, rel=0.05)
+
+
+@pytest.mark.parametrize("sampler, looks", [(Langevin(steps=10, leap_every=5), 13), (HMC(steps=4, leap_every=2, leapfrog=3), 15)])
+def test_points_are_carried_across_leaps(sampler, looks):
+    seen = []
+
+    def counted(x):
+        seen.append(len(x))
+        return unit(x)
+
+    sampler.walk(counted, start(8), 0.3)
+    assert len(seen) == looks
 
 
 def test_leapfrog_runs_backwards_and_nearly_keeps_the_energy():

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import manykin as mk
 from manykin.contract import Batch, Decodes, Encodes
-from manykin.errors import Unsupported
+from manykin.errors import InvalidInput, Unsupported
+from manykin.models import get
 from manykin.models.flows.lattices import Equalise, Lattices
 from manykin.models.flows.nsf import NSF, NSFConfig
 from manykin.nn import GridNet
@@ -150,6 +151,29 @@ def test_equalise_gives_no_density_outside_the_range():
     assert layer(z)[1].flatten().isinf().tolist() == [True, False, False, False, True]
 
 
+def test_levels_that_training_never_saw_come_back_in_single_precision():
+    torch.manual_seed(0)
+    x = (torch.rand(3000, 1, 6, 6) ** 4 * 200).to(torch.uint8)
+    model = NSF(NSFConfig(bins=6, channels=8, blocks=1, hidden=(16,), conditioner="autoregressive"), Image((1, 6, 6), 256))
+    model.start(lambda: [Batch(x)], Batch(x), seed=0)
+    assert model.dtype == torch.float32
+    assert float(model.flow.equalise.shares.min()) > 0.99e-5
+    for level in (0, 120, 201, 250, 255):
+        pictures = torch.full((40, 1, 6, 6), level, dtype=torch.uint8)
+        assert torch.equal(model.decode(model.encode(pictures).mean), pictures)
+        # The fixed map alone keeps each level apart in single precision.
+        z = ((torch.full((40, 1, 6, 6), float(level)) + torch.linspace(0.05, 0.95, 40).view(-1, 1, 1, 1)) * (2 / 256) - 1).float()
+        back = model.flow.equalise.inverse(model.flow.equalise(z)[0])
+        assert (((back + 1) * 128).floor() == level).all()
+
+
+def test_splines_of_pictures_invert_whatever_their_parameters():
+    torch.manual_seed(0)
+    spline = pictures((1, 4, 4), 5)[0].flow.spline
+    raw, t = 100 * torch.randn(20_000, spline.width, dtype=DOUBLE), torch.rand(20_000, dtype=DOUBLE)
+    assert (spline.inverse(spline.forward(t, raw)[0], raw) - t).abs().max() < 1e-3
+
+
 def test_start_is_the_product_of_each_pixel_s_histogram():
     """Before any step the flow gives each pixel its own marginal: on independent pixels it is as good as the frequencies."""
     torch.manual_seed(0)
@@ -201,12 +225,37 @@ def test_pictures_too_small_become_rows_and_lattices_are_refused_for_rows():
     assert model_shape(Image((1, 3, 5), 4)) == (15,)
     assert model_shape(Image((1, 4, 5), 4)) == (1, 4, 5)
     for space in (Vector(3), Image((1, 3, 5), 4)):
-        with pytest.raises(Unsupported, match="needs pictures of at least 4 x 4"):
+        with pytest.raises(InvalidInput, match="expected pictures of at least 4 x 4: choose rows or auto") as caught:
             NSF(NSFConfig(pictures="lattices"), space)
+        assert not isinstance(caught.value, Unsupported)
+
+
+@pytest.mark.parametrize("name", ["nsf", "realnvp"])
+def test_codes_without_order_are_refused_as_such(name):
+    codes = Image((1, 6, 5), 4, ordinal=False)
+    with pytest.raises(Unsupported, match=r"^Image\(1x6x5, 4 codes\) does not fit this model: its levels are codes without order") as caught:
+        get(name)(None, codes)
+    assert "it works on Image" not in str(caught.value)
+
+
+def test_of_few_or_large_pictures_the_preset_for_minutes_is_the_default():
+    for space, n in ((Image((1, 28, 28), 256), 5000), (Image((3, 32, 32), 256), 50_000)):
+        assert NSF.presets["cpu"](space, n) == NSF.presets["default"](space, n)
+    assert NSF.presets["cpu"](Image((1, 28, 28), 256), 60_000).model["channels"] == 64
 
 
 def model_shape(space) -> tuple:
     return NSF(None, space).model_space.shape
+
+
+@pytest.mark.parametrize(("conditioner", "passes"), [("coupling", 12), ("autoregressive", 55)])
+def test_pictures_of_28_x_28_are_sampled_in_the_passes_that_are_documented(conditioner, passes):
+    model = NSF(NSFConfig(bins=4, channels=4, blocks=1, hidden=(8,), conditioner=conditioner), Image((1, 28, 28), 2))
+    calls: list[int] = []
+    for net in [*model.flow.nets, *(step.net for step in model.flow.first.steps)]:
+        net.register_forward_hook(lambda *_: calls.append(1))
+    model._sample(2, None, None)
+    assert len(calls) == passes
 
 
 def test_grid_net_sees_its_context_and_place():

@@ -168,8 +168,8 @@ def test_outputs_start_near_the_marginals(output, slack):
         (Image((1, 2, 3), 2), None, "auto"),
         (Image((1, 2, 3), 2), Labels(2), "categorical"),
         (Image((3, 2, 2), 2), None, "auto"),
-        (Image((1, 1, 4), 6), None, "discretised-logistic"),
-        (Image((3, 1, 1), 7), Labels(3), "discretised-logistic"),
+        (Image((1, 1, 4), 6), None, "logistic-mixture"),
+        (Image((3, 1, 1), 7), Labels(3), "logistic-mixture"),
         (Image((2, 2, 1), 4, ordinal=False), None, "auto"),
     ],
     ids=str,
@@ -374,16 +374,25 @@ def test_command_line_completes_pictures(tmp_path, monkeypatch, capsys):
     "space, options, shown",
     [
         (Image((1, 4, 4), None), {}, "levels"),
-        (Image((1, 4, 4), 5), {"likelihood": "bernoulli"}, "not 5"),
-        (Image((1, 4, 4), 5, ordinal=False), {"likelihood": "discretised-logistic"}, "codes"),
+        (Image((1, 4, 4), 5), {"likelihood": "bernoulli"}, "does not fit 5 levels"),
+        (Image((1, 4, 4), 5, ordinal=False), {"likelihood": "logistic-mixture"}, "5 codes.*choose auto or categorical"),
         (Image((1, 4, 4), 5), {"kernel": 4}, "kernel = 4"),
         (Vector(3), {}, "Image"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(space, options, shown):
-    with pytest.raises(Unsupported, match=shown) as caught:
+    with pytest.raises(InvalidInput, match=shown) as caught:
         PixelCNN(PixelCNNConfig.from_json(options), space)
     assert "\n" not in str(caught.value)
+    # Another model is the remedy only where the space is refused, and not an option.
+    assert isinstance(caught.value, Unsupported) == (not options)
+
+
+@pytest.mark.parametrize("known", [[[True]], None, torch.ones(1, 1, 3, 3), torch.ones(1, 3, 3, dtype=torch.bool)])
+def test_a_mask_that_is_none_is_refused(known):
+    model = model_of(Image((1, 3, 3), 4))
+    with pytest.raises(InvalidInput, match=r"known is .*; expected a tensor of dtype bool and of the shape of x, \(1, 1, 3, 3\)\."):
+        model.complete(torch.zeros(1, 1, 3, 3, dtype=torch.uint8), known)
 
 
 def test_real_pictures_are_refused_with_models_that_take_them():
@@ -415,6 +424,12 @@ def test_presets_are_valid_options(space, n):
             PixelCNN(PixelCNNConfig.from_json(chosen.model), space)
 
 
+@pytest.mark.parametrize(("space", "n"), [(Image((1, 8, 8), 17), 1400), (Image((3, 64, 64), 256), 50_000)])
+def test_of_few_or_large_pictures_the_preset_for_minutes_is_the_default(space, n):
+    assert PixelCNN.presets["cpu"](space, n) == PixelCNN.presets["default"](space, n)
+    assert PixelCNN.presets["cpu"](Image((1, 28, 28), 2), 60_000).model["layers"] == 10
+
+
 def test_loss_is_the_mean_surprise_of_an_entry():
     model = model_of(Image((3, 3, 3), 4))
     x = torch.randint(4, (6, 3, 3, 3), dtype=torch.uint8)
@@ -425,8 +440,8 @@ def test_both_optimizers_learn():
     space = Image((1, 4, 4), 2)
     x = (torch.arange(64).view(-1, 1, 1, 1) % 2).expand(-1, 1, 4, 4).to(torch.uint8).contiguous()
     for optimizer in ("muon", "adamw"):
-        model = PixelCNN(PixelCNNConfig.from_json({**SMALL, "optimizer": optimizer}), space)
-        train(model, Dataset("flat", space, Rows(x)), TrainOptions(max_steps=80, batch_size=32, lr=1e-2), seed=0)
+        model = PixelCNN(PixelCNNConfig.from_json(SMALL), space)
+        train(model, Dataset("flat", space, Rows(x)), TrainOptions(max_steps=80, batch_size=32, lr=1e-2, optimizer=optimizer), seed=0)
         assert float(-model.log_prob(x).detach().mean()) < 2 * math.log(2)
 
 

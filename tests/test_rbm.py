@@ -255,6 +255,14 @@ class TestSamples:
         model.start(lambda: [rows], rows, 0)
         assert torch.bincount(model.chain_labels, minlength=3).tolist() == [43, 6, 1]
 
+    @pytest.mark.parametrize("condition", [None, Labels(3)])
+    def test_chains_move_in_training_only(self, condition):
+        model, rows = machine(BITS, condition=condition, chains=30)
+        for training in (False, True):
+            before = model.chains.clone()
+            model.train(training).loss(rows)
+            assert torch.equal(before, model.chains) is not training
+
     def test_completion_keeps_to_what_is_known(self):
         fitted = mk.fit("rbm", bits(1000), options={"hidden": 8}, train={"lr": 0.2}, max_steps=400, data_options={"levels": 2}, seed=0)
         known = np.zeros((200, 6), dtype=bool)
@@ -300,8 +308,9 @@ class TestUsers:
         assert "\n" not in str(caught.value)
 
     def test_bad_calls(self):
-        with pytest.raises(Unsupported, match="fewer than the 5 classes"):
+        with pytest.raises(InvalidInput, match="fewer chains than the 5 classes.*--model.chains") as caught:
             RBM(RBMConfig(chains=3), BITS, Labels(5))
+        assert not isinstance(caught.value, Unsupported)  # another model is no remedy: the option is
         with pytest.raises(InvalidInput, match="sampler.steps = 0"):
             Gibbs(steps=0)
         with pytest.raises(InvalidInput, match="model.hidden = 0"):

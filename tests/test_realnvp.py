@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import manykin as mk
 from manykin.contract import Batch, Decodes, Encodes
-from manykin.errors import Unsupported
+from manykin.errors import InvalidInput, Unsupported
 from manykin.models.flows.realnvp import RealNVP, RealNVPConfig
 from manykin.nn import ActNorm
 from manykin.spaces import Image, Labels, Vector
@@ -223,9 +224,10 @@ def test_training_lowers_the_loss_to_the_entropy_of_a_bent_gaussian():
     assert after < entropy + 0.15
 
 
-def test_one_entry_is_refused_with_alternatives():
-    with pytest.raises(Unsupported, match="single one; use nsf, gaussian-mixture"):
-        RealNVP(None, Vector(1))
+def test_one_entry_is_refused_with_one_list_of_alternatives():
+    with pytest.raises(Unsupported, match="has a single one; it needs at least two. Models that can: .*nsf") as caught:
+        mk.fit("realnvp", torch.randn(40, 1).numpy(), preset="tiny")
+    assert str(caught.value).count("nsf") == 1
 
 
 def test_pictures_are_a_noisy_bound_in_bits_of_the_levels():
@@ -305,5 +307,6 @@ def test_pictures_at_scales_have_classes_samples_and_a_start_that_happens_once()
 
 def test_scales_are_refused_for_rows_and_small_pictures():
     for space in (Vector(4), Image((1, 3, 4), 5)):
-        with pytest.raises(Unsupported, match="needs pictures of at least 4 x 4"):
+        with pytest.raises(InvalidInput, match="expected pictures of at least 4 x 4: choose rows") as caught:
             RealNVP(RealNVPConfig(pictures="multiscale"), space)
+        assert not isinstance(caught.value, Unsupported)

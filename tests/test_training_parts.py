@@ -61,6 +61,16 @@ def test_selected_rows_are_found_in_the_base():
     assert source.slice(1, 9).x.flatten().tolist() == [5, 7, 11]
 
 
+@pytest.mark.parametrize("n", [50, 100, 1000])
+def test_the_first_rows_of_a_sample_are_a_random_draw_of_sorted_data_too(n):
+    rows = Rows(torch.arange(100.0)[:, None])
+    drawn = rows.sample(n, 0).x[:, 0]
+    assert len(drawn.unique()) == len(drawn) == min(n, 100)
+    assert 25 < drawn[:20].mean() < 75
+    assert torch.equal(drawn, rows.sample(n, 0).x[:, 0])
+    assert not torch.equal(drawn, rows.sample(n, 1).x[:, 0])
+
+
 def test_shares_cover_everything_evenly():
     for size in (0, 1, 5, 16, 17):
         for parts in (1, 2, 3, 8):

@@ -226,6 +226,35 @@ def test_resume_on_nothing_starts_and_on_the_end_says_so(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_time_limit_is_refused_and_the_same_goes_on(finished, tmp_path, monkeypatch):
+    spec, run = {"max_time": 20.0, "max_steps": 10}, tmp_path / "run"
+    if finished:
+        _, whole = begin("NoisyFlow", run, spec)
+    else:
+        monkeypatch.setattr(loop.Trainer, "_loop", lambda self: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            begin("NoisyFlow", run, spec)
+        monkeypatch.undo()
+    for change, message in (({"max_time": 30.0}, r"train\.max_time = 20\.0, now 30\.0"), ({"max_steps": 9}, r"train\.max_steps = 10, now 9")):
+        with pytest.raises(CheckpointMismatch, match=message):
+            begin("NoisyFlow", run, {**spec, **change}, resume=True)
+    _, again = begin("NoisyFlow", run, spec, resume=True)
+    assert again.steps == 10
+    assert again.stopped == ("finished before" if finished else "max_steps")
+    if finished:
+        assert (again.steps, again.seconds) == (whole.steps, whole.seconds)
+
+
+@pytest.mark.parametrize(
+    "change, message", [({"lr": 0.5}, "train.lr = None, now 0.5"), ({"max_steps": 6}, "max_steps = 5, now 6"), ({"rows": 299}, "other data")]
+)
+def test_a_finished_run_is_checked_too(change, message, tmp_path):
+    begin("NoisyFlow", tmp_path / "run", {"max_steps": 5})
+    with pytest.raises(CheckpointMismatch, match=message):
+        begin("NoisyFlow", tmp_path / "run", {"max_steps": 5, **change}, resume=True)
+
+
 def interrupted(tmp_path, name="NoisyFlow"):
     with pytest.raises(Interrupted):
         begin(name, tmp_path / "run", CASES[name], progress=stop_at(10))

@@ -11,12 +11,17 @@ import manykin as mk
 from manykin.contract import Batch, Decodes, Encodes, Weighs
 from manykin.data.dataset import Dataset, Rows
 from manykin.errors import InvalidInput, ManykinWarning, Unsupported
+from manykin.models import get
 from manykin.models.columns import ColumnLikelihood
 from manykin.models.latent.vae import VAE, VAEConfig
 from manykin.random import seeded
 from manykin.spaces import Column, Image, Labels, Table, Vector
+from manykin.testing import run_checks
+from manykin.testing.context import Context, Subject
 from manykin.training import TrainOptions
 from manykin.training import train as package_train
+
+LINEAR = VAEConfig(latent=2, hidden=(), variance="column")
 
 MIXED = Table(
     (
@@ -69,7 +74,7 @@ def train(model, x, steps, lr=5e-3, batch=128):
 
 def linear_vae(perturb: float = 0.0):
     torch.manual_seed(3)
-    model = VAE(VAEConfig(latent=2, hidden=(), variance="column"), Vector(4)).double().eval()
+    model = VAE(LINEAR, Vector(4)).double().eval()
     weight, bias, log_sigma = torch.randn(4, 2).double(), torch.randn(4).double(), math.log(0.6)
     head = model.likelihood.heads[0]
     with torch.no_grad():
@@ -104,6 +109,46 @@ def test_importance_weights_average_to_the_exact_marginal_of_ppca():
     deviations = (ratio.mean(dim=1) - 1) / (ratio.std(dim=1) / math.sqrt(5000))
     assert deviations.abs().max() < 5
     assert abs(float(deviations.mean())) < 4 / math.sqrt(40)
+
+
+def test_a_linear_model_knows_its_marginal_and_others_refuse():
+    model, exact, _ = linear_vae(perturb=0.1)
+    x = exact.sample((40,))
+    assert model.knows_marginal
+    assert torch.allclose(model.exact_log_prob(x), exact.log_prob(x), atol=1e-8)
+    for config, space in ((VAEConfig(variance="column"), Vector(4)), (VAEConfig(hidden=()), Vector(4)), (LINEAR, Vector(2, levels=5))):
+        other = VAE(config, space)
+        assert not other.knows_marginal
+        with pytest.raises(Unsupported, match="no closed form.*use log_weights"):
+            other.exact_log_prob(torch.zeros(2, space.size, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("condition", [None, Labels(3)])
+def test_the_suite_compares_weights_of_a_linear_model_with_its_marginal(condition):
+    subject = Subject(VAE(LINEAR, Vector(3), condition), "linear", {"max_steps": 60, "batch_size": 128, "lr": 1e-2})
+    rows = run_checks(Context(subject), ["weights-meet-the-closed-form"])
+    assert [(row.passed, row.message) for row in rows] == [(True, "")]
+
+
+class OneTermMissing(VAE):
+    """Leaves a constant out of the importance weights."""
+
+    def _weights(self, x, context, k):
+        return super()._weights(x, context, k) + 0.3
+
+
+def test_the_suite_notices_wrong_weights_of_a_linear_model():
+    subject = Subject(OneTermMissing(LINEAR, Vector(3)), "wrong", {"max_steps": 60, "batch_size": 128, "lr": 1e-2})
+    rows = run_checks(Context(subject), ["weights-meet-the-closed-form"])
+    assert [row.passed for row in rows] == [False]
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True])
+def test_a_wrong_number_of_weights_is_refused(k):
+    model, exact, _ = linear_vae()
+    with pytest.raises(InvalidInput, match=r"importance samples are not possible; expected an integer of at least 1\.") as raised:
+        model.log_weights(exact.sample((3,)), k)
+    assert str(raised.value).startswith(f"k = {k!r} ")
 
 
 def test_elbo_is_below_log_p_by_the_known_gap():
@@ -145,7 +190,7 @@ def test_learned_linear_vae_reaches_the_maximum_likelihood_of_ppca():
     mixing = torch.randn(5, 2)
     x = torch.randn(3000, 2) @ mixing.T + 0.5 * torch.randn(3000, 5)
     z = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
-    model = started(Vector(5), x, VAEConfig(latent=2, hidden=(), variance="column"))
+    model = started(Vector(5), x, LINEAR)
     train(model, x, 700, lr=2e-2, batch=256)
     # Factor analysis with free noise is at least as good as PPCA of the standardised columns, whose optimum is the eigenvalues' formula.
     values = torch.linalg.eigvalsh(torch.cov(z.T, correction=0)).flip(0)
@@ -262,10 +307,23 @@ def test_binary_pictures_become_certain():
     assert math.log(2) - 0.05 < bound < 1.5
 
 
+@pytest.mark.parametrize("name", ["vae", "autoencoder"])
+def test_of_few_or_large_pictures_the_preset_for_minutes_is_the_default(name):
+    presets = get(name).presets
+    for space, n in ((Image((1, 8, 8), 17), 1400), (Image((1, 28, 28), 2), 19_999), (Image((3, 32, 32), 256), 50_000), (Vector(5), 50_000)):
+        assert presets["cpu"](space, n) == presets["default"](space, n)
+    many = Image((1, 28, 28), 2), 60_000
+    assert presets["cpu"](*many) != presets["default"](*many)
+
+
+def test_the_preset_for_minutes_ends_by_the_clock():
+    assert TrainOptions.from_json(VAE.presets["cpu"](Image((1, 28, 28), 2), 60_000).train).max_time == 590
+
+
 def test_likelihoods_that_do_not_fit_are_refused():
-    with pytest.raises(Unsupported, match="'bernoulli' needs 2"):
+    with pytest.raises(InvalidInput, match="'bernoulli' does not fit column 'x0' of 5 values; expected 2"):
         VAE(VAEConfig(likelihood="bernoulli"), Vector(3, levels=5))
-    with pytest.raises(Unsupported, match="'categorical' needs a finite list"):
+    with pytest.raises(InvalidInput, match="'categorical' does not fit.*expected a finite list"):
         VAE(VAEConfig(likelihood="categorical"), Vector(3, step=(1.0, 1.0, 1.0)))
     with pytest.raises(InvalidInput, match="column 'x1' is constant"):
         started(Vector(2), torch.tensor([[1.0, 2.0], [3.0, 2.0]]))
@@ -490,9 +548,9 @@ def test_auto_takes_convolutions_for_larger_pictures_only():
         for space in (Image((1, 8, 8), 17), Image((1, 16, 16), 2), Image((1, 28, 28), 2), Vector(3))
     }
     assert list(kinds.values()) == ["MLP", "ConvEncoder", "ConvEncoder", "MLP"]
-    with pytest.raises(Unsupported, match="network='conv' needs pictures"):
+    with pytest.raises(InvalidInput, match="network = 'conv' does not fit.*expected pictures"):
         VAE(VAEConfig(network="conv"), Vector(3))
-    with pytest.raises(Unsupported, match=r"widths = \(\)"):
+    with pytest.raises(InvalidInput, match=r"widths = \(\)"):
         VAE(VAEConfig(network="conv", widths=()), Image((1, 8, 8), 17))
 
 

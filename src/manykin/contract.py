@@ -145,11 +145,10 @@ class Sampler(Config):
 
 @dataclass(frozen=True)
 class Preset:
-    """A named choice of options: of the model, of training, and of the sampler, each a mapping of the options that differ from the default."""
+    """A named choice of options: of the model and of training, each a mapping of the options that differ from the default."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
-    sampler: Sampler | None = None
 
 
 class GenerativeModel(nn.Module, ABC):
@@ -159,8 +158,7 @@ class GenerativeModel(nn.Module, ABC):
     ``super().__init__(config, space, condition)`` before it builds its networks for ``self.model_space``. Every tensor's shape must be a
     function of the config, the spaces and ``sizes``: loading is constructing and filling.
 
-    ``progress`` is the share of training that is done, from 0 to 1: the trainer sets it before each step as a function of the step, so that a
-    warm-up inside a loss needs no counter of its own and resumes exactly; it is 1 outside training.
+    ``progress``, the share of training that is done (1 outside it), is set before each step as a function of it: a warm-up in a loss resumes exactly.
 
     Args:
         config: an instance of :attr:`config_class`, or None for the defaults.
@@ -317,9 +315,7 @@ class GenerativeModel(nn.Module, ABC):
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InvalidInput(f"n = {n!r} samples are not possible; expected an integer of at least 1.")
-        if sampler is not None and not isinstance(sampler, self.samplers):
-            names = ", ".join(kind.__name__ for kind in self.samplers) or "none: leave it out"
-            raise InvalidInput(f"sampler {type(sampler).__name__} does not fit {type(self).__name__}; expected one of: {names}.")
+        self.check_sampler(sampler)
         root = fresh_seed() if seed is None else seed
         conditions = self._conditions(n, condition, root)
         blocks = []
@@ -358,15 +354,19 @@ class GenerativeModel(nn.Module, ABC):
                 raise InvalidInput("a condition was given, but this model was fitted without one; leave it out, or fit with condition=...")
             return None
         if condition is None:
-            raise InvalidInput(
-                f"the condition is missing: this model needs one of {self.condition} for each example (log p(x) is marginal_log_prob)."
-            )
+            raise InvalidInput(f"the condition is missing: this model needs one of {self.condition} an example (log p(x) is marginal_log_prob).")
         c = self.condition.validate(move(condition, self.device) if isinstance(condition, Tensor) else condition, "condition")
         if count(c) == 1 and n > 1:
             c = take(c, torch.zeros(n, dtype=torch.long, device=self.device))
         if count(c) != n:
             raise InvalidInput(f"{count(c)} conditions were given for {n} examples; expected {n}, or 1 for all.")
         return c
+
+    def check_sampler(self, sampler: Sampler | None) -> None:
+        """Refuse what is none of :attr:`samplers`, with InvalidInput."""
+        if sampler is not None and not isinstance(sampler, self.samplers):
+            names = ", ".join(kind.__name__ for kind in self.samplers) or "none: leave it out"
+            raise InvalidInput(f"sampler {type(sampler).__name__} does not fit {type(self).__name__}; expected one of: {names}.")
 
     def finish(self, z: Tensor) -> Value:
         """Samples in model space as valid data."""

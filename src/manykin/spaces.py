@@ -278,7 +278,8 @@ class Image(Space):
         return x if x.dtype in (torch.uint8, self.dtype) else x.to(self.dtype)
 
     def __str__(self) -> str:
-        return f"Image({'x'.join(map(str, self.size))}, {'real' if self.levels is None else f'{self.levels} levels'})"
+        values = "real" if self.levels is None else f"{self.levels} {'levels' if self.ordinal else 'codes'}"
+        return f"Image({'x'.join(map(str, self.size))}, {values})"
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,7 @@ class Rows:
         return dataclasses.replace(self, index=positions if self.index is None else self.index[positions])
 
     def sample(self, n: int, seed: int) -> Batch:
-        """Up to n distinct examples, chosen by the seed."""
-        if n >= len(self):
-            return self.slice(0, len(self))
+        """Up to n distinct examples in random order, both by the seed: the first k of them are a random draw too, in sorted data as well."""
         return self.batch(torch.randperm(len(self), generator=generator(seed, "rows"))[:n])
 
     def all(self) -> Batch:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from manykin.diffusion.denoiser import Denoiser
 from manykin.diffusion.solvers import velocity
+from manykin.errors import InvalidInput
+from manykin.random import seeded
 
 
 def flow_log_prob(
@@ -28,7 +30,7 @@ def flow_log_prob(
     Args:
         denoiser: asked four times a step.
         x: points, shape (n, ...).
-        steps: of the integrator; the error falls with its fourth power.
+        steps: of the integrator; the error falls with their fourth power for a smooth denoiser, slower for networks (:func:`flow_error`).
         trace: how the divergence is computed.
         differentiable: whether the result may be differentiated by x.
     """
@@ -54,6 +56,32 @@ def flow_log_prob(
     variance = float(schedule.alpha(times[-1]) ** 2 + schedule.sigma(times[-1]) ** 2)
     points = x.flatten(1).double()
     return total - 0.5 * (points.square().sum(dim=1) / variance + points.shape[1] * math.log(2 * math.pi * variance))
+
+
+def flow_error(denoiser: Denoiser, x: Tensor, *, steps: int = 24, trace: Literal["exact", "hutchinson"] = "exact") -> Tensor:
+    """How far the steps of the integrator carry :func:`flow_log_prob` off, in nats, shape (n,): its difference to half as many steps.
+
+    An estimate, not a bound. Of a smooth denoiser the error is a fifteenth of it (Richardson's extrapolation at order four). It is not divided here:
+    a network that knows the time by waves finer than the steps does not come near order four, and then the difference is about the error itself, to
+    a factor of three where it was tried on toys. Costs half as much again as the value, and the value.
+
+    Args:
+        denoiser: as above.
+        x: points, shape (n, ...).
+        steps: at least 2.
+        trace: as above; both values take the same random direction.
+
+    Raises:
+        InvalidInput: for fewer than two steps.
+    """
+    if steps < 2:
+        raise InvalidInput(f"steps = {steps} cannot be halved; expected at least 2 (of a model: ode_steps).")
+    seed = int(torch.randint(2**31, ()))
+    values = []
+    for count in (steps, steps // 2):
+        with seeded(seed):
+            values.append(flow_log_prob(denoiser, x, steps=count, trace=trace))
+    return (values[0] - values[1]).abs()
 
 
 def _divergence(denoiser: Denoiser, x: Tensor, t: Tensor, direction: Tensor | None, differentiable: bool) -> tuple[Tensor, Tensor]:

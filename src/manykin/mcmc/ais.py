@@ -5,18 +5,23 @@ networks, 2008.
 """
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from manykin.errors import InvalidInput
+from manykin.errors import InvalidInput, ManykinWarning
 from manykin.mcmc.kernel import Kernel, TemperedEnergy
 
 CORNERS = ((0.0, 0.0), (0.05, 0.5), (0.25, 0.9), (1.0, 1.0))
 """(share of the steps, inverse temperature): straight lines between these corners make the path, so that most of the steps are near the target."""
+
+
+TRUSTED = 0.1
+"""Share of the chains that the effective sample size has where an estimate can be trusted."""
 
 
 @dataclass(frozen=True)
@@ -139,3 +144,29 @@ def annealed(path: Path, chains: int, count: int) -> tuple[Tensor, Tensor]:
 def log_partition(path: Path, chains: int = 100, count: int = 1000) -> LogPartition:
     """Estimate the log of the normalising constant at the end of a path."""
     return LogPartition.of_weights(annealed(path, chains, count)[1], path.log_base, count)
+
+
+def warn_of_poor_weights(found: Sequence[LogPartition], remedy: str) -> None:
+    """One warning where the weights of an estimate are so uneven that it cannot be trusted.
+
+    Args:
+        found: estimates, of which the poorest is named; exact ones are never poor.
+        remedy: what to do, in the words of the caller's options.
+    """
+    poor = [each for each in found if each.chains and each.ess < TRUSTED * each.chains]
+    if poor:
+        worst = min(poor, key=lambda each: each.ess)
+        warnings.warn(
+            f"the estimate of log Z is unreliable: effective sample size {worst.ess:.1f} of {worst.chains} chains, so likelihoods are too high; "
+            f"{remedy}.", ManykinWarning, stacklevel=3,
+        )  # fmt: skip
+
+
+def require_two(temperatures: int, chains: int) -> None:
+    """Refuse numbers of temperatures or chains from which no estimate with an error can be made.
+
+    Raises:
+        InvalidInput: with both numbers.
+    """
+    if min(temperatures, chains) < 2:
+        raise InvalidInput(f"{temperatures} temperatures and {chains} chains give no estimate with an error; expected at least 2 of each.")

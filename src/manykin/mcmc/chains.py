@@ -11,22 +11,16 @@ from torch import Tensor
 from manykin.config import option
 from manykin.contract import Sampler
 from manykin.errors import InvalidInput, ManykinWarning
+from manykin.mcmc.diagnostics import diverged
 from manykin.mcmc.independence import IndependenceKernel
-from manykin.mcmc.kernel import Energy, Kernel, Move
+from manykin.mcmc.kernel import Energy, Move
+from manykin.mcmc.points import PointKernel, look
 from manykin.spaces import Value
 
 FAR = 1e3
 """Standard deviations of the reference beyond which a chain counts as diverged."""
 STUCK = 0.01
 """Share of accepted proposals below which chains count as stuck."""
-
-
-class Runner(Kernel, Protocol):
-    """A kernel that makes many steps at once without looking twice at a state."""
-
-    def run(self, state: Tensor, count: int) -> Move:
-        """The states after ``count`` steps, with each chain's mean acceptance."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -39,12 +33,12 @@ class ChainSampler(Sampler):
     chains: Literal["fresh", "buffer"] = option("fresh", "where chains begin: at fresh draws of the reference, or where those of training stand")
 
     @abstractmethod
-    def bind(self, energy: Energy, step_size: float) -> Runner:
+    def bind(self, energy: Energy, step_size: float) -> PointKernel:
         """The kernel of these options for a target; ``step_size`` is the model's own, used where this value has none."""
 
-    def target(self, energy: Energy) -> Energy:
-        """The energy whose density the chains follow."""
-        return energy
+    def leap(self, energy: Energy) -> IndependenceKernel:
+        """The proposals of fresh draws of the reference, for the same target as the kernel's."""
+        return IndependenceKernel(energy)
 
     def walk(self, energy: Energy, state: Tensor, step_size: float) -> Move:
         """Chains (n, ...) after all steps and leaps, and each one's mean acceptance by the kernel.
@@ -52,7 +46,7 @@ class ChainSampler(Sampler):
         Raises:
             InvalidInput: where a chain left all bounds, with the step size.
         """
-        moved = walk(self.bind(energy, step_size), IndependenceKernel(self.target(energy)), state, self.steps, self.leap_every)
+        moved = walk(self.bind(energy, step_size), self.leap(energy), state, self.steps, self.leap_every)
         own = step_size if self.step_size is None else self.step_size
         refuse_runaways(moved.state, f"{type(self).__name__} and step_size = {own:g}")
         if float(moved.accepted.mean()) < STUCK:
@@ -69,21 +63,24 @@ def refuse_runaways(state: Tensor, cause: str) -> None:
     Raises:
         InvalidInput: naming how many, and the kernel and step size given as ``cause``.
     """
-    lost = int((~(state.abs() <= FAR)).flatten(1).any(dim=1).sum())
+    lost = int(diverged(state, FAR).sum())
     if lost:
         raise InvalidInput(f"{lost} of {len(state)} chains diverged with {cause}; lower step_size, or leave metropolis on.")
 
 
-def walk(kernel: Runner, leap: Kernel, state: Tensor, steps: int, leap_every: int) -> Move:
-    """``steps`` steps of a kernel with a leap before every ``leap_every``-th of them (0: none): all leave the same target invariant."""
-    if not leap_every:
-        return kernel.run(state, steps)
-    accepted, done = torch.zeros(len(state), dtype=state.dtype, device=state.device), 0
+@torch.no_grad()
+def walk(kernel: PointKernel, leap: IndependenceKernel, state: Tensor, steps: int, leap_every: int) -> Move:
+    """``steps`` steps of a kernel with a leap before every ``leap_every``-th of them (0: none): all leave the same target invariant.
+
+    Cost: an energy with its gradient for the beginning, for each leap, and for each step as often as the kernel says.
+    """
+    here, done = look(kernel.energy, state), 0
+    accepted = torch.zeros(len(state), dtype=state.dtype, device=state.device)
     while done < steps:
-        count = min(leap_every, steps - done)
-        moved = kernel.run(leap.step(state).state, count)
-        state, accepted, done = moved.state, accepted + count * moved.accepted, done + count
-    return Move(state, accepted / steps)
+        count = min(leap_every, steps - done) if leap_every else steps
+        here, share = kernel.onward(leap.leap(here) if leap_every else here, count)
+        accepted, done = accepted + count * share, done + count
+    return Move(here.state, accepted / steps)
 
 
 @runtime_checkable
@@ -92,10 +89,13 @@ class RunsChains(Protocol):
 
     chains: Tensor
 
-    def negatives(self, n: int) -> tuple[Tensor, Value | None]:
-        """The ends of n chains in model space with their conditions; in training mode ``chains``, the replay buffer, goes on from there."""
+    def negatives(self, n: int, condition: Value | None = None) -> tuple[Tensor, Value | None]:
+        """The ends of n chains in model space with their conditions: those asked for, or some of the model's own choice.
+
+        In training mode ``chains``, the replay buffer, goes on from there.
+        """
         ...
 
     def potential(self, condition: Value | None) -> Energy:
-        """The energy whose density chains (n, d) follow."""
+        """The energy whose density chains (n, d) follow, where a standard normal is the rough shape."""
         ...

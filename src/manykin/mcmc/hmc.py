@@ -1,6 +1,5 @@
 """Hamiltonian Monte Carlo: long moves along the energy's level sets."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +8,8 @@ from torch import Tensor
 from manykin.config import option
 from manykin.errors import InvalidInput
 from manykin.mcmc.chains import ChainSampler
-from manykin.mcmc.kernel import Energy, Move
-from manykin.mcmc.langevin import Point, look
-
-BEST_HMC = 0.651
-"""The acceptance at which many-dimensional chains move fastest (Beskos et al., Optimal tuning of the hybrid Monte Carlo algorithm, 2013)."""
+from manykin.mcmc.kernel import Energy
+from manykin.mcmc.points import Point, PointKernel, look, require_positive
 
 
 def leapfrog(energy: Energy, here: Point, momentum: Tensor, step_size: Tensor, count: int) -> tuple[Point, Tensor]:
@@ -29,11 +25,11 @@ def leapfrog(energy: Energy, here: Point, momentum: Tensor, step_size: Tensor, c
 
 
 @dataclass(frozen=True)
-class HMCKernel:
+class HMCKernel(PointKernel):
     """Draw a momentum, follow ``leapfrog`` steps of the dynamics, accept with probability ``min(1, exp(H - H'))``, H = E(x) + |p|^2 / 2.
 
     Neal, MCMC using Hamiltonian dynamics, 2011, section 3.2. Exact for any step size; a step crosses about ``leapfrog * step_size`` of space where
-    as many Langevin steps wander its root. Cost: ``leapfrog`` energies and gradients a step.
+    as many Langevin steps wander its root. Cost: ``leapfrog`` energies and gradients a step, and one where a run begins.
 
     Args:
         energy: of the target.
@@ -51,31 +47,11 @@ class HMCKernel:
     jitter: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.step_size < math.inf:
-            raise InvalidInput(f"step_size = {self.step_size!r} is not possible for HMC; expected a finite number above 0.")
+        require_positive("HMC", step_size=self.step_size)
         if self.leapfrog < 1 or not 0 <= self.jitter < 1:
             raise InvalidInput(f"HMC was given leapfrog = {self.leapfrog} and jitter = {self.jitter:g}; expected leapfrog ≥ 1 and 0 ≤ jitter < 1.")
 
-    def step(self, state: Tensor) -> Move:
-        """One move of each chain."""
-        return self.run(state, 1)
-
-    @torch.no_grad()
-    def run(self, state: Tensor, count: int) -> Move:
-        """The states after ``count`` moves, with each chain's mean acceptance.
-
-        Raises:
-            InvalidInput: for less than one move.
-        """
-        if count < 1:
-            raise InvalidInput(f"{count} steps of a Markov chain are not possible; expected at least 1.")
-        here, accepted = look(self.energy, state), torch.zeros(len(state), dtype=state.dtype, device=state.device)
-        for _ in range(count):
-            here, share = self._advance(here)
-            accepted += share
-        return Move(here.state, accepted / count)
-
-    def _advance(self, here: Point) -> tuple[Point, Tensor]:
+    def advance(self, here: Point) -> tuple[Point, Tensor]:
         momentum, wide = torch.randn_like(here.state), (-1, *[1] * (here.state.dim() - 1))
         spread = 1 + self.jitter * (2 * torch.rand(len(here.state), dtype=here.state.dtype, device=here.state.device) - 1)
         there, after = leapfrog(self.energy, here, momentum, self.step_size * spread.view(wide), self.leapfrog)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manykin.mcmc.kernel import Energy, Move
+from manykin.mcmc.points import Point, look
 
 
 def half_square(state: Tensor) -> Tensor:
@@ -20,22 +21,34 @@ class IndependenceKernel:
 
     Tierney, Markov chains for exploring posterior distributions, 1994, section 2.3.3. Exact. It joins modes that local steps cannot cross, as often
     as q hits what p wants: with w the largest p / q, the distance to the target falls at least like (1 - 1 / w)^k (Mengersen and Tweedie, Rates of
-    convergence of the Hastings and Metropolis algorithms, 1996, theorem 2.1), so it is of use in few dimensions. Cost: two energies a step.
+    convergence of the Hastings and Metropolis algorithms, 1996, theorem 2.1), so it is of use in few dimensions. Cost: two energies a step; a leap
+    from a point, whose energy is known, one energy with its gradient.
 
     Args:
-        energy: the target's.
+        energy: of the target ``exp(-E / T)``.
         propose: draws like the states (n, ...); standard normal by default.
         proposal_energy: minus the log density of the draws up to a constant.
+        temperature: T.
     """
 
     energy: Energy
     propose: Callable[[Tensor], Tensor] = torch.randn_like
     proposal_energy: Energy = half_square
+    temperature: float = 1.0
 
     @torch.no_grad()
     def step(self, state: Tensor) -> Move:
         """One proposal for each chain."""
         state, proposed = state.detach(), self.propose(state)
-        gain = self.energy(state) - self.energy(proposed) + self.proposal_energy(proposed) - self.proposal_energy(state)
-        taken = torch.rand_like(gain).log() < gain
+        taken = self._taken(state, self.energy(state), proposed, self.energy(proposed))
         return Move(torch.where(taken.view(-1, *[1] * (state.dim() - 1)), proposed, state), taken.to(state.dtype))
+
+    @torch.no_grad()
+    def leap(self, here: Point) -> Point:
+        """The same from points, which know their energy, to points."""
+        there = look(self.energy, self.propose(here.state))
+        return there.or_else(here, self._taken(here.state, here.energy, there.state, there.energy))
+
+    def _taken(self, state: Tensor, energy: Tensor, proposed: Tensor, after: Tensor) -> Tensor:
+        gain = (energy - after) / self.temperature + self.proposal_energy(proposed) - self.proposal_energy(state)
+        return torch.rand_like(gain).log() < gain

@@ -1,47 +1,19 @@
 """Langevin dynamics: steps down the energy with noise of the matching size, with and without Metropolis' correction."""
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from manykin.config import option
-from manykin.errors import InvalidInput
 from manykin.mcmc.chains import ChainSampler
-from manykin.mcmc.kernel import Energy, Move
+from manykin.mcmc.independence import IndependenceKernel
+from manykin.mcmc.kernel import Energy
+from manykin.mcmc.points import Point, PointKernel, look, require_positive
 
 BEST_LANGEVIN = 0.574
 """The acceptance at which many-dimensional chains move fastest (Roberts and Rosenthal, Optimal scaling of discrete approximations to Langevin
 diffusions, 1998, theorem 2)."""
-
-
-class Point(NamedTuple):
-    """Where chains are, and what is known there: states (n, ...), energies (n,), gradients (n, ...); all detached."""
-
-    state: Tensor
-    energy: Tensor
-    slope: Tensor
-
-    def or_else(self, other: "Point", taken: Tensor) -> "Point":
-        """These points where ``taken`` (n,), the others elsewhere."""
-        wide = taken.view(-1, *[1] * (self.state.dim() - 1))
-        return Point(
-            torch.where(wide, self.state, other.state), torch.where(taken, self.energy, other.energy), torch.where(wide, self.slope, other.slope)
-        )
-
-
-def look(energy: Energy, state: Tensor) -> Point:
-    """The energy and its gradient at states (n, ...).
-
-    The gradient is taken with respect to the states alone: parameters behind the energy neither get nor carry one.
-    """
-    with torch.enable_grad():
-        leaf = state.detach().requires_grad_(True)
-        value = energy(leaf)
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
-    return Point(leaf.detach(), value.detach(), slope)
 
 
 def adapted(step_size: Tensor, accepted: Tensor, target: float, rate: float) -> Tensor:
@@ -54,13 +26,13 @@ def adapted(step_size: Tensor, accepted: Tensor, target: float, rate: float) -> 
 
 
 @dataclass(frozen=True)
-class LangevinKernel:
+class LangevinKernel(PointKernel):
     r"""``x' = x - eps^2 / 2 * grad E(x) + eps sqrt(T) xi`` with xi standard normal, for the target ``exp(-E / T)``.
 
     With ``metropolis`` the step is a proposal that is accepted with probability ``min(1, p(x') q(x | x') / (p(x) q(x' | x)))``: exact for any step
     size (Roberts and Tweedie, Exponential convergence of Langevin distributions and their discrete approximations, 1996, section 1.4.2, MALA).
     Without, every step is taken and the law is wrong by the order of eps^2: a unit normal gets the variance ``1 / (1 - eps^2 / 4)``, and chains
-    diverge where eps^2 times the largest curvature exceeds 4. Cost: one energy and gradient a step.
+    diverge where eps^2 times the largest curvature exceeds 4. Cost: one energy and gradient a step, and one where a run begins.
 
     Args:
         energy: of the target at temperature 1.
@@ -81,28 +53,7 @@ class LangevinKernel:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("step_size", self.step_size), ("temperature", self.temperature), ("clip", 1.0 if self.clip is None else self.clip)):
-            if not 0 < value < math.inf:
-                raise InvalidInput(f"{name} = {value!r} is not possible for Langevin chains; expected a finite number above 0.")
-
-    def step(self, state: Tensor) -> Move:
-        """One step of each chain; two looks at the energy. Many steps by :meth:`run` take one each."""
-        return self.run(state, 1)
-
-    @torch.no_grad()
-    def run(self, state: Tensor, count: int) -> Move:
-        """The states after ``count`` steps, with each chain's mean acceptance.
-
-        Raises:
-            InvalidInput: for less than one step.
-        """
-        if count < 1:
-            raise InvalidInput(f"{count} steps of a Markov chain are not possible; expected at least 1.")
-        here, accepted = look(self.energy, state), torch.zeros(len(state), dtype=state.dtype, device=state.device)
-        for _ in range(count):
-            here, share = self._advance(here)
-            accepted += share
-        return Move(here.state, accepted / count)
+        require_positive("Langevin chains", step_size=self.step_size, temperature=self.temperature, clip=1.0 if self.clip is None else self.clip)
 
     def _drift(self, point: Point) -> Tensor:
         """Where a step from these points goes without its noise."""
@@ -112,7 +63,7 @@ class LangevinKernel:
             slope = slope * (self.clip / norms.clamp_min(self.clip))
         return point.state - 0.5 * self.step_size**2 * slope
 
-    def _advance(self, here: Point) -> tuple[Point, Tensor]:
+    def advance(self, here: Point) -> tuple[Point, Tensor]:
         noise, scale = torch.randn_like(here.state), self.step_size * self.temperature**0.5
         there = look(self.energy, self._drift(here) + scale * noise)
         if not self.metropolis:
@@ -135,5 +86,5 @@ class Langevin(ChainSampler):
         own = step_size if self.step_size is None else self.step_size
         return LangevinKernel(energy, own, self.metropolis, self.temperature, self.clip)
 
-    def target(self, energy: Energy) -> Energy:
-        return energy if self.temperature == 1 else lambda state: energy(state) / self.temperature
+    def leap(self, energy: Energy) -> IndependenceKernel:
+        return IndependenceKernel(energy, temperature=self.temperature)

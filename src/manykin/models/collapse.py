@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manykin.errors import ManykinWarning
+from manykin.random import generator
 from manykin.spaces import Space, Value
 
 ROWS = 512
@@ -39,7 +40,8 @@ class Spread(nn.Module):
         """Take the distances within rows of the training data, drawn at random."""
         if not isinstance(x, Tensor):
             return
-        rows = _flat(x[:ROWS])
+        # A permutation: files are often sorted, and their first rows then are of one kind.
+        rows = _flat(x[torch.randperm(len(x), generator=generator(0, "spread"))[:ROWS].to(x.device)])
         std = rows.std(dim=0, correction=0)
         self.scale.copy_(torch.where(std > 0, std, 1.0))
         self.reference.copy_(torch.tensor([float(len(rows)), *_distances(rows / self.scale)]))
@@ -79,7 +81,8 @@ def _flat(x: Tensor) -> Tensor:
 
 def _distances(rows: Tensor) -> list[float]:
     """The mean distance of pairs of different rows, and that of rows to their nearest other one; the latter 0 where half of the rows are repeated."""
-    between = torch.cdist(rows, rows)
+    # Differences, not products: of rows that lie far from 0, or in tight groups, products would leave rounding alone.
+    between = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     n = len(rows)
     pairs = float(between.sum()) / max(1, n * (n - 1))
     if n < 2:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from manykin.errors import InvalidInput, Unsupported
+from manykin.errors import InvalidInput
 from manykin.models.likelihoods import Bernoulli, Categorical, DiscretisedGaussian, DiscretisedLogistic, Gaussian, Head, Squared, Values, whole
 from manykin.spaces import Column
 
@@ -46,7 +46,7 @@ class ColumnLikelihood(nn.Module):
         small: whether all are whole numbers or categories, few and small, so that single precision holds them.
 
     Raises:
-        Unsupported: where a column cannot have the likelihood asked for.
+        InvalidInput: where a column cannot have the likelihood asked for.
     """
 
     centre: Tensor
@@ -69,7 +69,7 @@ class ColumnLikelihood(nn.Module):
         self.ordered = [index for index, column in enumerate(columns) if column.kind != "categorical"]
         self.holes = [index for index, column in enumerate(columns) if column.missing]
         self.inputs = len(self.ordered) + sum(size for _, size in self.nominal) + len(self.holes)
-        self.outputs = sum(head.width * len(group) for head, group in self._parts()) + len(self.holes)
+        self.outputs = sum(head.width * len(group) for head, group in self.parts()) + len(self.holes)
         whole_numbers = all(column.grid == 1 for column in columns)
         self.unscaled = whole_numbers or likelihood in ("squared", "error")
         self.small = whole_numbers and all(column.cardinality is not None and abs(column.origin) + column.cardinality <= SMALL for column in columns)
@@ -81,7 +81,8 @@ class ColumnLikelihood(nn.Module):
         self.register_buffer("step", torch.tensor([column.grid or 1.0 for column in columns], dtype=torch.float64), persistent=False)
         self.register_buffer("continuous", continuous, persistent=False)
 
-    def _parts(self) -> Iterator[tuple[Head, list[int]]]:
+    def parts(self) -> Iterator[tuple[Head, list[int]]]:
+        """Each group's head and its columns."""
         for head, group in zip(self.heads, self.groups, strict=True):
             assert isinstance(head, Head)
             yield head, group
@@ -175,7 +176,7 @@ class ColumnLikelihood(nn.Module):
         self.scale.copy_(torch.where(std > 0, std, self.step))
         codes = self.codes(x)
         codes = torch.where(observed, codes, 0.0)
-        parts = [head.start(codes[:, group], observed[:, group]).flatten() for head, group in self._parts()]
+        parts = [head.start(codes[:, group], observed[:, group]).flatten() for head, group in self.parts()]
         holes = (~observed[:, self.holes]).sum(dim=0)
         parts.append(((holes + 0.5) / (len(x) - holes + 0.5)).log())
         return torch.cat(parts)
@@ -183,7 +184,7 @@ class ColumnLikelihood(nn.Module):
     def _split(self, outputs: Tensor) -> Iterator[tuple[Head, list[int], Tensor]]:
         """Each group's head, its columns, and its parameters (..., n, g, width)."""
         begin = 0
-        for head, group in self._parts():
+        for head, group in self.parts():
             size = head.width * len(group)
             yield head, group, outputs[..., begin : begin + size].reshape(*outputs.shape[:-1], len(group), head.width)
             begin += size
@@ -222,9 +223,12 @@ def _choose(column: Column, likelihood: Likelihood) -> str:
             return "bernoulli"
         return "categorical" if size is not None and (size <= CATEGORICAL_LIMIT or column.kind == "categorical") else "discretised-logistic"
     if likelihood == "bernoulli" and size != 2:
-        raise Unsupported(f"column {column.name!r} has {size or 'infinitely many'} values; likelihood='bernoulli' needs 2: use 'auto'.")
+        values = size or "infinitely many"
+        raise InvalidInput(f"model.likelihood = 'bernoulli' does not fit column {column.name!r} of {values} values; expected 2: choose auto.")
     if likelihood == "categorical" and size is None:
-        raise Unsupported(f"column {column.name!r} has infinitely many values; likelihood='categorical' needs a finite list: use 'auto'.")
+        raise InvalidInput(
+            f"model.likelihood = 'categorical' does not fit column {column.name!r} of infinitely many values; expected a finite list: choose auto."
+        )
     return "discretised-gaussian" if likelihood == "gaussian" else likelihood
 
 

@@ -51,6 +51,24 @@ def whole(x: Tensor, origin: Tensor, step: Tensor) -> Tensor:
     return ((x.detach() - origin) / step).round()
 
 
+def floored(log_scale: Tensor) -> Tensor:
+    """A log-scale that bends smoothly into :data:`LOG_SCALE_FLOOR`."""
+    return LOG_SCALE_FLOOR + functional.softplus(log_scale - LOG_SCALE_FLOOR)
+
+
+def logistic_cell(middle: Tensor, half: Tensor, first: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+    """log P of the cell from ``middle - half`` to ``middle + half`` of the standard logistic distribution F.
+
+    ``F(b) - F(a) = F(b) F(-a) (1 - exp(a - b))`` loses nothing in the tails. The ``first`` cell of a finite grid reaches down to minus infinity and
+    the ``last`` up to infinity, so that the probabilities of all cells sum to one (Salimans, Karpathy, Chen and Kingma, PixelCNN++, 2017, section
+    2.1). All arguments broadcast.
+    """
+    upper, lower, inner = functional.logsigmoid(middle + half), functional.logsigmoid(half - middle), torch.log(-torch.expm1(-2 * half))
+    if first is None or last is None:
+        return upper + lower + inner
+    return torch.where(last, 0.0, upper) + torch.where(first, 0.0, lower) + torch.where(first | last, 0.0, inner)
+
+
 class Head(nn.Module, ABC):
     """Base of all likelihoods. ``width``: parameters a column that the network emits. ``coded``: whether samples are codes rather than t."""
 
@@ -153,7 +171,7 @@ class LocationScale(Head):
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Location and log-scale, shapes (..., g); the log-scale bends smoothly into its floor."""
         raw = parameters[..., 1] if self.log_scale is None else self.log_scale.expand(parameters.shape[:-1])
-        return parameters[..., 0], LOG_SCALE_FLOOR + functional.softplus(raw - LOG_SCALE_FLOOR)
+        return parameters[..., 0], floored(raw)
 
     def mode(self, parameters: Tensor) -> Tensor:
         return parameters[..., 0]
@@ -189,35 +207,25 @@ class Discretised(LocationScale):
         location, log_scale = self.split(parameters)
         rate = (-log_scale).exp()
         middle, half = (values.t - location) * rate, values.half * rate
-        inner = self.interval(middle, half)
         if self.cardinality is None:
-            return inner
-        first, last = values.codes == 0, values.codes == self.cardinality - 1
-        tails = self.below(half + torch.where(first, middle, -middle))
-        return torch.where(first & last, torch.zeros_like(inner), torch.where(first | last, tails, inner))
+            return self.cell(middle, half)
+        return self.cell(middle, half, values.codes == 0, values.codes == self.cardinality - 1)
 
     @abstractmethod
-    def below(self, end: Tensor) -> Tensor:
-        """log F(end) of the standard symmetric distribution."""
+    def cell(self, middle: Tensor, half: Tensor, first: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+        """log(F(middle + half) - F(middle - half)) of the standard distribution, without cancellation: in the tails, and for narrow cells.
 
-    @abstractmethod
-    def interval(self, middle: Tensor, half: Tensor) -> Tensor:
-        """log(F(middle + half) - F(middle - half)), without cancellation: in the tails, and for cells much narrower than the scale."""
+        The first and the last cell of a finite grid, where they are said, reach to infinity.
+        """
 
 
 class DiscretisedLogistic(Discretised):
-    """A logistic distribution on a grid (Salimans, Karpathy, Chen and Kingma, PixelCNN++, 2017, section 2.1, with one component).
-
-    F(b) - F(a) = F(b) F(-a) (1 - exp(a - b)) is exact in the tails.
-    """
+    """A logistic distribution on a grid (Salimans, Karpathy, Chen and Kingma, PixelCNN++, 2017, section 2.1, with one component)."""
 
     base_log_scale = math.log(math.sqrt(3) / math.pi)
 
-    def below(self, end: Tensor) -> Tensor:
-        return functional.logsigmoid(end)
-
-    def interval(self, middle: Tensor, half: Tensor) -> Tensor:
-        return functional.logsigmoid(middle + half) + functional.logsigmoid(half - middle) + torch.log(-torch.expm1(-2 * half))
+    def cell(self, middle: Tensor, half: Tensor, first: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+        return logistic_cell(middle, half, first, last)
 
     def sample(self, parameters: Tensor) -> Tensor:
         location, log_scale = self.split(parameters)
@@ -228,11 +236,15 @@ class DiscretisedLogistic(Discretised):
 class DiscretisedGaussian(Discretised):
     """A Gaussian on a grid; by symmetry the difference of two tails is taken on the side where both are small."""
 
-    def below(self, end: Tensor) -> Tensor:
-        tail: Tensor = torch.special.log_ndtr(end)
-        return tail
+    def cell(self, middle: Tensor, half: Tensor, first: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+        inner = self.interval(middle, half)
+        if first is None or last is None:
+            return inner
+        tails = torch.special.log_ndtr(half + torch.where(first, middle, -middle))
+        return torch.where(first & last, torch.zeros_like(inner), torch.where(first | last, tails, inner))
 
     def interval(self, middle: Tensor, half: Tensor) -> Tensor:
+        """log of the mass between ``middle - half`` and ``middle + half``."""
         distance = middle.abs()
         upper, lower = torch.special.log_ndtr(half - distance), torch.special.log_ndtr(-half - distance)
         difference = upper + torch.log(-torch.expm1(torch.clamp(lower - upper, max=-1e-5)))

@@ -1,14 +1,15 @@
 """Networks that give one number an example: energies."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from manykin.errors import InvalidInput
 from manykin.nn.conv import ConvEncoder
 from manykin.nn.mlp import MLP
+from manykin.nn.waves import waves
 
 
 class VectorEnergy(nn.Module):
@@ -28,9 +29,8 @@ class VectorEnergy(nn.Module):
         self.net = MLP(size * (1 + 2 * waves) + context, hidden, 1, last="small")
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        angles = [x * (0.5 * math.pi * 2**octave) for octave in range(self.waves)]
-        parts = [x, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles), *([] if context is None else [context])]
-        return self.net(torch.cat(parts, dim=1) if len(parts) > 1 else x).squeeze(1)  # type: ignore[no-any-return]
+        seen = waves(x, self.waves)
+        return self.net(seen if context is None else torch.cat([seen, context], dim=1)).squeeze(1)  # type: ignore[no-any-return]
 
 
 class PictureEnergy(nn.Module):
@@ -41,10 +41,17 @@ class PictureEnergy(nn.Module):
         widths: channels of each level of the convolutions, the finest first.
         hidden: width of each layer after them.
         context: features of a condition, 0 for none.
+
+    Raises:
+        InvalidInput: for no level of convolutions, or no layer after them.
     """
 
     def __init__(self, size: tuple[int, int, int], widths: Sequence[int], hidden: Sequence[int], context: int = 0) -> None:
         super().__init__()
+        if not widths or not hidden:
+            raise InvalidInput(
+                f"widths = {tuple(widths)} and hidden = {tuple(hidden)} leave a part of conv empty; expected at least one width in each."
+            )
         self.encoder = ConvEncoder(size, widths, hidden[0], context=context)
         self.net = MLP(hidden[0], hidden[1:], 1, last="small")
 

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from manykin.errors import InvalidInput
+from manykin.nn.waves import waves
+
 FREQUENCIES = 16
 
 
@@ -46,10 +49,15 @@ class TimedMLP(nn.Module):
         dropout: share of hidden units that training silences.
         waves: octaves of sines and cosines of each entry that stand beside it, the slowest with four units of length a turn, so that sharp edges
             are learnt soon (Tancik et al., Fourier features let networks learn high frequency functions in low dimensional domains, 2020).
+
+    Raises:
+        InvalidInput: without a block.
     """
 
     def __init__(self, size: int, hidden: Sequence[int], context: int = 0, dropout: float = 0.0, waves: int = 0) -> None:
         super().__init__()
+        if not hidden:
+            raise InvalidInput("hidden = () leaves a network without blocks; expected the width of at least one.")
         width = hidden[0]
         self.time = TimeFeatures(width, context)
         self.waves = waves
@@ -65,9 +73,7 @@ class TimedMLP(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        angles = [x * (0.5 * math.pi * 2**octave) for octave in range(self.waves)]
-        inputs = [x, *(angle.sin() for angle in angles), *(angle.cos() for angle in angles)]
-        time, h = self.time(t, context), self.enter(torch.cat(inputs, dim=1))
+        time, h = self.time(t, context), self.enter(waves(x, self.waves))
         for inner, modulate, outer in zip(self.inner, self.modulate, self.outer, strict=True):
             scale, shift = modulate(time).chunk(2, dim=1)
             hidden = functional.silu(inner(functional.silu(h)) * (1 + scale) + shift)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from manykin.errors import InvalidInput
 from manykin.nn.timed import TimeFeatures
 
 
@@ -81,6 +82,9 @@ class UNet(nn.Module):
         patch: side of the squares of pixels that are folded into channels at the entrance.
         attention: whether the lowest resolution attends.
         dropout: share of channels that training silences.
+
+    Raises:
+        InvalidInput: without a width.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
+        if not widths:
+            raise InvalidInput("widths = () leaves a network without levels; expected the channels of at least one.")
         time = 2 * widths[0]
         self.patch, self.multiple = patch, patch * 2 ** (len(widths) - 1)
         self.time = TimeFeatures(time, context)

@@ -30,6 +30,10 @@ STRETCH = 1.25
 """The largest singular value that a normalised layer may have: one power iteration a step follows a moving weight with a delay."""
 
 
+HANDFUL = 5
+"""Examples that a generator which has collapsed onto a few repeats."""
+
+
 @runtime_checkable
 class Penalises(Protocol):
     """Has a penalty on the slope of its discriminator between real and generated examples in model space: a number each, shape (n,)."""
@@ -291,18 +295,23 @@ def _watches(model: GenerativeModel) -> bool:
 
 @check(when=_watches)
 def collapse_is_told(ctx: Context) -> None:
-    """A generator that makes one example, or a handful of them, is warned of when training ends; one that repeats the data is not."""
+    """A generator that makes one example, or a handful of them, is warned of when training ends; one that repeats the data is not.
+
+    A handful is told only of data that mostly differ: where rows repeat each other anyway, five of them may be all there are.
+    """
     batch = ctx.data.train.batch(torch.randperm(len(ctx.data.train), generator=torch.Generator().manual_seed(1)))
 
-    def real(model: GenerativeModel, out: Tensor) -> Tensor:
-        rows = torch.arange(len(out)) % len(ctx.data.train)
-        z, _ = model.to_model_space(take(batch.x, rows))
+    def real(model: GenerativeModel, out: Tensor, kinds: int) -> Tensor:
+        z, _ = model.to_model_space(take(batch.x, torch.arange(len(out)) % kinds))
         return z.view_as(out).to(out.dtype) + 0 * out
 
     cases: dict[str, tuple[Callable[[GenerativeModel, Tensor], Tensor], bool]] = {
         "one example": (lambda model, out: out[:1].expand_as(out) + 0.0 * out, True),
-        "the training rows": (real, False),
+        "the training rows": (lambda model, out: real(model, out, len(batch)), False),
     }
+    _, kind, times = torch.unique(ctx.columns(cast(Tensor, batch.x)), dim=0, return_inverse=True, return_counts=True)
+    if float((times[kind] == 1).double().mean()) > 0.5:
+        cases[f"{HANDFUL} training rows over and over"] = (lambda model, out: real(model, out, HANDFUL), True)
     for title, (change, expected) in cases.items():
         model = ctx.fresh()
         with warnings.catch_warnings(record=True) as caught, _replaced(model, lambda out, c=change, m=model: c(m, out)):  # type: ignore[misc]

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from manykin.contract import ClosedForm, GenerativeModel, Gradient
-from manykin.spaces import Image, Labels, Record, Space, Vector
+import torch
+
+from manykin.contract import ClosedForm, Encodes, GenerativeModel, Gradient
+from manykin.spaces import Image, Labels, Record, Space, Tokens, Vector
 
 if TYPE_CHECKING:
     from manykin.testing.context import Context
@@ -166,6 +169,22 @@ def on_labels(model: GenerativeModel) -> bool:
 def one_tensor(model: GenerativeModel) -> bool:
     """A batch is one tensor."""
     return not isinstance(model.space, Record)
+
+
+def maps_one_to_one(model: GenerativeModel) -> bool:
+    """``encode`` gives a point of as many real numbers as an example has entries: seen at a few examples, whatever the weights."""
+    if not isinstance(model, Encodes) or isinstance(model.space, (Record, Tokens, Labels)):
+        return False
+    from manykin.testing.examples import example_rows
+
+    rows = example_rows(model.space, model.condition, 2)
+    with torch.no_grad():
+        try:
+            code = model.encode(rows.x, rows.condition)
+            mean, variance = code.mean, code.variance
+        except (NotImplementedError, AttributeError):
+            return False
+    return mean[0].numel() == math.prod(model.space.shape) and bool((variance <= 1e-10 * (1 + mean**2)).all())
 
 
 def gradient_phases(model: GenerativeModel) -> list[Gradient]:

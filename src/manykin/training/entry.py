@@ -57,13 +57,14 @@ def train(
 
     Raises:
         InvalidInput: for options that cannot be used here.
-        CheckpointMismatch: where ``resume`` meets another run, or a damaged one.
+        CheckpointMismatch: where ``resume`` meets another run, finished or not, or a damaged one.
         TrainingFailed: after diverging three times, or where the folder cannot be written.
         Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
     """
     options = options or TrainOptions()
     if run is not None:
         if resume and run.finished:
+            resumed_options(run, model, data, options, seed)
             return _finished(model, run)
         if not resume and run.last_step() is not None:
             raise InvalidInput(f"{run.path} holds a run already; resume it, or give another folder.")

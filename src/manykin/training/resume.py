@@ -31,13 +31,15 @@ def resumed_options(run: RunFolder, model: GenerativeModel, data: Dataset, optio
     return stored.replace({key: value for key in FREE if (value := getattr(options, key)) is not None})
 
 
-def _compare(run: RunFolder, stored: Mapping[str, Any], wanted: Mapping[str, Any], measured: float | None) -> None:
-    """``measured``: the time limit that has been turned into max_steps already."""
+def _compare(run: RunFolder, stored: Mapping[str, Any], wanted: Mapping[str, Any], limit: float | None) -> None:
+    """``limit``: the ``max_time`` that has been turned into ``max_steps``, and is None among the stored options since."""
     for key, value in wanted.items():
-        if key in FREE or value is None or value == stored[key]:
+        before = limit if key == "max_time" and limit is not None else stored[key]
+        if key in FREE or value is None or value == before:
             continue
-        if measured is not None and (key == "max_time" or (key == "max_steps" and wanted["max_time"] is not None)):
+        # Beside a time limit max_steps is a cap: the number that was fixed respects every cap that is not below it.
+        if key == "max_steps" and limit is not None and wanted["max_time"] is not None and before is not None and value >= before:
             continue
         raise CheckpointMismatch(
-            f"{run.path} was begun with train.{key} = {stored[key]!r}, now {value!r}; leave it as it was, or give another --out for a new run."
+            f"{run.path} was begun with train.{key} = {before!r}, now {value!r}; leave it as it was, or give another --out for a new run."
         )

@@ -56,6 +56,8 @@ def _to(kind: type[Space], space: Space, support: Support) -> Transform:
         return _to_vector(space, support)
     if kind is type(space) and kind in (Tokens, Record, Labels):
         return Identity(space)
+    if kind in (Image, Vector) and isinstance(space, Image) and not space.ordinal:
+        raise Unsupported("its levels are codes without order, and this model works on numbers: on levels with an order, or real values.")
     raise Unsupported(f"it works on {kind.__name__} data.")
 
 

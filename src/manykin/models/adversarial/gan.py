@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manykin.config import Config, option
 from manykin.contract import Batch, ClosedForm, Density, GenerativeModel, Gradient, Optim, Phase, Preset, Progress, Sampler, Support
-from manykin.errors import InvalidInput, Unsupported
+from manykin.errors import InvalidInput
 from manykin.models.adversarial import presets
 from manykin.models.adversarial.augment import augmented, check_kinds
 from manykin.models.adversarial.losses import discriminator_terms, generator_terms, one_centred, zero_centred
@@ -224,16 +224,16 @@ class GAN(GenerativeModel):
 def _check(config: GANConfig, space: Space) -> None:
     """Refuse networks and augmentations that the space has no use for."""
     if config.augment and not (isinstance(space, Image) and space.ordinal):
-        raise Unsupported(f"model.augment = {','.join(config.augment)} changes pictures, and {space} holds none; leave it out.")
+        raise InvalidInput(f"model.augment = {','.join(config.augment)} changes pictures, and {space} holds none; leave it out.")
     picture = presets.convolutional(space)
     if config.network == "conv" and not picture:
         smallest = presets.SMALLEST
-        raise Unsupported(f"network = 'conv' needs pictures of at least {smallest} x {smallest}, not {space}; choose --model.network mlp.")
+        raise InvalidInput(f"network = 'conv' needs pictures of at least {smallest} x {smallest}, not {space}; choose --model.network mlp.")
     if config.network != "mlp" and picture:
         assert isinstance(space, Image)
         levels, most = max(len(config.generator), len(config.discriminator)), min(space.size[1:]).bit_length() - 1
         if not (config.generator and config.discriminator) or levels > most:
-            raise Unsupported(
+            raise InvalidInput(
                 f"{len(config.generator)} and {len(config.discriminator)} levels of convolutions (generator, discriminator) do not fit {space}: each "
                 f"halves its sides; give each 1 to {most} widths, or choose --model.network mlp."
             )

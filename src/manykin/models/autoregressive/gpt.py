@@ -13,6 +13,7 @@ from manykin.config import Config, option
 from manykin.contract import EXACT, Batch, Density, GenerativeModel, Gradient, Optim, Phase, Preset, Sampler, Support
 from manykin.decoding import Decoding
 from manykin.errors import InvalidInput, ManykinWarning, Unsupported
+from manykin.models.autoregressive.painter import checked_mask
 from manykin.models.autoregressive.presets import PRESETS
 from manykin.models.autoregressive.writer import Writer
 from manykin.models.conditions import ConditionFeatures
@@ -45,7 +46,6 @@ class GPTConfig(Config):
     qk_norm: bool = option(True, "whether queries and keys are normalised")
     bias: bool = option(False, "whether linear maps have a bias")
     tie: bool = option(False, "whether the output layer is the table of symbols itself")
-    optimizer: Literal["muon", "adamw"] = option("muon", "muon orthogonalises the updates of the matrices, adamw is the usual choice")
 
 
 class GPT(GenerativeModel):
@@ -65,7 +65,7 @@ class GPT(GenerativeModel):
     :math:`O(L (12 w^2 + 2 t w))`, bound by reading the weights.
 
     Raises:
-        Unsupported: for a width that is no multiple of the heads, or an odd size of a head with rotary positions.
+        InvalidInput: for a width that is no multiple of the heads, or an odd size of a head with rotary positions.
     """
 
     config_class = GPTConfig
@@ -81,10 +81,8 @@ class GPT(GenerativeModel):
         options: GPTConfig = self.config
         self.tokens = cast(Tokens, self.model_space)
         if options.width % options.heads or (options.positions == "rotary" and (options.width // options.heads) % 2):
-            raise Unsupported(
-                f"gpt cannot divide width = {options.width} among heads = {options.heads}; expected a multiple"
-                f"{' with an even size of a head (rotary positions turn pairs)' if options.positions == 'rotary' else ''}."
-            )
+            size = f"{2 * options.heads}: rotary positions turn pairs" if options.positions == "rotary" else f"{options.heads}"
+            raise InvalidInput(f"model.width = {options.width} does not fit heads = {options.heads}; expected a multiple of {size}.")
         self.features = ConditionFeatures(condition, options.width)
         self.table = nn.Embedding(self.tokens.vocab, options.width)
         self.start_vector = nn.Parameter(0.02 * torch.randn(options.width))
@@ -108,7 +106,7 @@ class GPT(GenerativeModel):
         return Support((Tokens,), condition=(Labels,))
 
     def phases(self) -> list[Phase]:
-        return [Gradient("main", optimizer=Optim(self.config.optimizer, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1))]
+        return [Gradient("main", optimizer=Optim("muon", lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1))]
 
     # Likelihood.
 
@@ -181,13 +179,11 @@ class GPT(GenerativeModel):
             sampler: a :class:`~manykin.decoding.Decoding`.
 
         Raises:
-            InvalidInput: for a mask of another shape or dtype.
+            InvalidInput: for a mask that is no boolean tensor of the shape of x.
             Unsupported: for a row with an unknown entry before a known one.
         """
         z, _, c = self.prepare(x, condition)
-        if known.shape != z.shape or known.dtype != torch.bool:
-            raise InvalidInput(f"known is {str(known.dtype)[6:]} of shape {tuple(known.shape)}; expected bool of the shape of x, {tuple(z.shape)}.")
-        known = known.to(self.device)
+        known = checked_mask(known, z)
         gaps = (known[:, 1:] & ~known[:, :-1]).any(dim=1)
         if bool(gaps.any()):
             row = int(gaps.nonzero()[0])

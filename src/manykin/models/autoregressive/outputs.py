@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from manykin.models.likelihoods import LOG_SCALE_FLOOR
+from manykin.models.likelihoods import floored, logistic_cell
 
 RAMPS = 16
 """Inputs of an ordered level: with up to 17 levels one for each step between them."""
@@ -102,8 +102,8 @@ class LogisticMixtureOutput(LevelOutput):
     .. math:: P(k) = \sum_m \pi_m [F((t_k + h - \mu_m) / s_m) - F((t_k - h - \mu_m) / s_m)]
 
     With :math:`t_k` from -1 to 1, h half a step, and F the logistic function; the outermost cells reach to infinity, so that the probabilities of all
-    levels sum to one exactly. Salimans, Karpathy, Chen and Kingma, PixelCNN++, 2017, equation 2. As :math:`F(b) F(-a) (1 - e^{a - b})` the difference
-    loses nothing in the tails.
+    levels sum to one exactly: a mixture of :func:`~manykin.models.likelihoods.logistic_cell`. Salimans, Karpathy, Chen and Kingma, PixelCNN++, 2017,
+    equation 2.
     """
 
     def __init__(self, levels: int, components: int) -> None:
@@ -112,15 +112,11 @@ class LogisticMixtureOutput(LevelOutput):
 
     def log_prob(self, numbers: Tensor, x: Tensor) -> Tensor:
         logits, means, scales = numbers.chunk(3, dim=-1)
-        rate = (-LOG_SCALE_FLOOR - functional.softplus(scales - LOG_SCALE_FLOOR)).exp()
+        rate = (-floored(scales)).exp()
         half = 1 / (self.levels - 1)
         level = x.unsqueeze(-1)
         middle = (2 * half * level.to(numbers.dtype) - 1 - means) * rate
-        upper, lower = middle + half * rate, middle - half * rate
-        top, bottom = level == self.levels - 1, level == 0
-        inner = torch.log(-torch.expm1(-2 * half * rate))
-        terms = torch.where(top, 0.0, functional.logsigmoid(upper)) + torch.where(bottom, 0.0, functional.logsigmoid(-lower))
-        terms = terms + torch.where(top | bottom, 0.0, inner)
+        terms = logistic_cell(middle, half * rate, level == 0, level == self.levels - 1)
         return torch.logsumexp(terms + logits.log_softmax(dim=-1), dim=-1)
 
     def logits(self, numbers: Tensor) -> Tensor:

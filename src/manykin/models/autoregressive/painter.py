@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manykin.decoding import Decoding
+from manykin.errors import InvalidInput
 from manykin.models.autoregressive.outputs import LevelFeatures, LevelOutput
 from manykin.nn.masked import ChannelHead, PixelStacks
 
@@ -14,6 +15,18 @@ from manykin.nn.masked import ChannelHead, PixelStacks
 def reading_order(x: Tensor) -> Tensor:
     """Pictures (n, c, h, w) as rows (n, h * w * c): line by line, the channels of a pixel one after the other."""
     return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def checked_mask(known: Tensor, z: Tensor) -> Tensor:
+    """``known`` on the device of z.
+
+    Raises:
+        InvalidInput: where it is no boolean tensor of the shape of z.
+    """
+    if isinstance(known, Tensor) and known.shape == z.shape and known.dtype == torch.bool:
+        return known.to(z.device)
+    shown = f"{str(known.dtype)[6:]} of shape {tuple(known.shape)}" if isinstance(known, Tensor) else f"a {type(known).__name__}"
+    raise InvalidInput(f"known is {shown}; expected a tensor of dtype bool and of the shape of x, {tuple(z.shape)}.")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from manykin.contract import EXACT, Batch, Density, GenerativeModel, Gradient, O
 from manykin.decoding import Decoding
 from manykin.errors import InvalidInput, Unsupported
 from manykin.models.autoregressive.outputs import BernoulliOutput, CategoricalOutput, LevelFeatures, LevelOutput, LogisticMixtureOutput
-from manykin.models.autoregressive.painter import Painter, Palette, reading_order
+from manykin.models.autoregressive.painter import Painter, Palette, checked_mask, reading_order
 from manykin.models.autoregressive.picture_presets import PRESETS
 from manykin.models.conditions import ConditionFeatures
 from manykin.nn.masked import ChannelHead, PixelStacks
@@ -33,17 +33,16 @@ FEW = 32
 class PixelCNNConfig(Config):
     """Options of :class:`PixelCNN`."""
 
-    likelihood: Literal["auto", "bernoulli", "categorical", "discretised-logistic"] = option(
+    likelihood: Literal["auto", "bernoulli", "categorical", "logistic-mixture"] = option(
         "auto", "distribution of a level: for two levels; a logit each; a mixture over ordered levels. auto chooses by their number"
     )
-    components: int = option(5, "logistics that the discretised-logistic likelihood mixes", ge=1)
+    components: int = option(5, "logistics that the logistic-mixture likelihood mixes", ge=1)
     layers: int = option(8, "gated layers of both stacks", ge=1)
     width: int = option(32, "features of each stack", ge=1)
     first: int = option(3, "how far the first convolutions see, in pixels", ge=1)
     kernel: int = option(3, "side of the other convolutions, odd", ge=3)
     hidden: int = option(64, "hidden units a channel between the stacks and the output", ge=1)
     dropout: float = option(0.0, "share of features that training silences, against overfitting", ge=0, lt=1)
-    optimizer: Literal["muon", "adamw"] = option("muon", "muon orthogonalises the updates of the convolutions as matrices, adamw is the usual choice")
 
 
 class PixelCNN(GenerativeModel):
@@ -66,7 +65,8 @@ class PixelCNN(GenerativeModel):
     :math:`O(P L w^2)` without.
 
     Raises:
-        Unsupported: for pictures of real values, an even kernel, or a likelihood that does not fit the levels.
+        InvalidInput: for an even kernel, or a likelihood that does not fit the levels.
+        Unsupported: for pictures of real values.
     """
 
     config_class = PixelCNNConfig
@@ -81,7 +81,9 @@ class PixelCNN(GenerativeModel):
         super().__init__(config, space, condition)
         options: PixelCNNConfig = self.config
         if options.kernel % 2 == 0:
-            raise Unsupported(f"pixelcnn cannot centre a kernel = {options.kernel}; expected an odd number, as {options.kernel - 1 or 3}.")
+            raise InvalidInput(
+                f"model.kernel = {options.kernel} has no middle; expected an odd number: choose {options.kernel - 1} or {options.kernel + 1}."
+            )
         self.picture = cast(Image, self.model_space)
         channels, height, width = self.picture.size
         self.output = self._output(options)
@@ -104,12 +106,14 @@ class PixelCNN(GenerativeModel):
     def _output(self, options: PixelCNNConfig) -> LevelOutput:
         wanted, levels, ordinal = options.likelihood, self._levels, self.picture.ordinal
         if wanted == "auto":
-            wanted = "bernoulli" if levels == 2 else "categorical" if levels <= FEW or not ordinal else "discretised-logistic"
+            wanted = "bernoulli" if levels == 2 else "categorical" if levels <= FEW or not ordinal else "logistic-mixture"
         if wanted == "bernoulli" and levels != 2:
-            raise Unsupported(f"likelihood = 'bernoulli' is for 2 levels, not {levels}; choose auto, categorical or discretised-logistic.")
-        if wanted == "discretised-logistic" and not ordinal:
-            raise Unsupported(f"likelihood = 'discretised-logistic' needs ordered levels, and those of {self.picture} are codes; choose categorical.")
-        if wanted == "discretised-logistic":
+            raise InvalidInput(f"model.likelihood = 'bernoulli' does not fit {levels} levels; expected 2 of them: choose auto or categorical.")
+        if wanted == "logistic-mixture" and not ordinal:
+            raise InvalidInput(
+                f"model.likelihood = 'logistic-mixture' does not fit {self.picture}; expected levels with an order: choose auto or categorical."
+            )
+        if wanted == "logistic-mixture":
             return LogisticMixtureOutput(levels, options.components)
         return BernoulliOutput(levels) if wanted == "bernoulli" else CategoricalOutput(levels)
 
@@ -122,7 +126,7 @@ class PixelCNN(GenerativeModel):
         return Support((Image,), bounded="levels", condition=(Labels,))
 
     def phases(self) -> list[Phase]:
-        return [Gradient("main", optimizer=Optim(self.config.optimizer, lr=3e-3, betas=(0.9, 0.99)))]
+        return [Gradient("main", optimizer=Optim("muon", lr=3e-3, betas=(0.9, 0.99)))]
 
     def initialise(self, sample: Batch) -> None:
         """Start each pixel's output at the marginals of its levels."""
@@ -197,13 +201,11 @@ class PixelCNN(GenerativeModel):
             sampler: a :class:`~manykin.decoding.Decoding`.
 
         Raises:
-            InvalidInput: for a mask of another shape or dtype.
+            InvalidInput: for a mask that is no boolean tensor of the shape of x.
             Unsupported: for a picture with an unknown entry before a known one.
         """
         z, _, c = self.prepare(x, condition)
-        if known.shape != z.shape or known.dtype != torch.bool:
-            raise InvalidInput(f"known is {str(known.dtype)[6:]} of shape {tuple(known.shape)}; expected bool of the shape of x, {tuple(z.shape)}.")
-        known, rules = known.to(self.device), self._rules(sampler)
+        known, rules = checked_mask(known, z), self._rules(sampler)
         flat = reading_order(known)
         gaps = flat[:, 1:] & ~flat[:, :-1]
         if bool(gaps.any()):

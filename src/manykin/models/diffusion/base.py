@@ -22,10 +22,11 @@ from manykin.diffusion import (
     Prediction,
     Schedule,
     Solver,
+    flow_error,
     flow_log_prob,
     solve,
 )  # fmt: skip
-from manykin.errors import InvalidInput, Unsupported
+from manykin.errors import InvalidInput, NoDensity
 from manykin.models.conditions import ConditionFeatures
 from manykin.nn import TimedMLP, UNet
 from manykin.random import fresh_seed, hash_seed
@@ -43,7 +44,11 @@ UNIFORM = 0.2
 
 @dataclass(frozen=True)
 class DiffusionConfig(Config):
-    """Options that :class:`Diffusion` models share."""
+    """Options that :class:`Diffusion` models share.
+
+    Raises:
+        InvalidInput: also for a network without a width.
+    """
 
     network: Literal["auto", "mlp", "unet"] = option("auto", "what denoises: residual layers, or convolutions for pictures; auto takes what fits")
     hidden: tuple[int, ...] = option((128, 128, 128), "width of each block of the mlp", ge=1)
@@ -63,6 +68,12 @@ class DiffusionConfig(Config):
     label_dropout: float = option(0.1, "share of conditions that training hides, for guidance", ge=0, lt=1)
     condition_width: int = option(32, "features of a label condition", ge=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, usual in (("hidden", "128,128,128"), ("widths", "32,64")):
+            if not getattr(self, name):
+                raise InvalidInput(f"model.{name} = () leaves a network without layers; expected at least one width ({usual} is usual).")
+
 
 class Diffusion(GenerativeModel):
     """Base of the models that learn to remove noise; a subclass chooses schedule, prediction and defaults.
@@ -80,7 +91,7 @@ class Diffusion(GenerativeModel):
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         wanted = "auto" if config is None else getattr(config, "network", "auto")
         if wanted == "unet" and not (isinstance(space, Image) and min(space.size[1:]) >= SMALLEST):
-            raise Unsupported(f"network = 'unet' needs pictures of at least {SMALLEST} x {SMALLEST}, not {space}; choose --model.network mlp.")
+            raise InvalidInput(f"network = 'unet' needs pictures of at least {SMALLEST} x {SMALLEST}, not {space}; choose --model.network mlp.")
         super().__init__(config, space, condition)
         options: DiffusionConfig = self.config
         self.features = ConditionFeatures(condition, options.condition_width)
@@ -150,9 +161,10 @@ class Diffusion(GenerativeModel):
     def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
         solver = self._solver(sampler)
         noise = torch.randn(n, *self.model_space.shape, dtype=self.dtype, device=self.device)
-        return solve(solver, self.given(condition, solver.guidance_scale), noise)
+        return _finite(solve(solver, self.given(condition, solver.guidance_scale), noise), solver)
 
     def _solver(self, sampler: Sampler | None) -> Solver:
+        self.check_sampler(sampler)
         chosen = self.own_sampler if sampler is None else sampler
         assert isinstance(chosen, Solver)
         return chosen
@@ -180,9 +192,27 @@ class Diffusion(GenerativeModel):
     def _log_prob(self, z: Tensor, condition: Value | None) -> Tensor:
         if self.kind is None:
             return super()._log_prob(z, condition)
-        trace: Literal["exact", "hutchinson"] = "hutchinson" if self.kind.noisy else "exact"
         differentiable = torch.is_grad_enabled() and z.requires_grad
-        return flow_log_prob(self.given(condition), z, steps=self.config.ode_steps, trace=trace, differentiable=differentiable)
+        return flow_log_prob(self.given(condition), z, steps=self.config.ode_steps, trace=self._trace(self.kind), differentiable=differentiable)
+
+    def _trace(self, kind: Density) -> Literal["exact", "hutchinson"]:
+        return "hutchinson" if kind.noisy else "exact"
+
+    def integration_error(self, x: Value, condition: Value | None = None, *, seed: int = 0) -> Tensor:
+        """How far the integrator's steps carry :meth:`log_prob` off, in nats, shape (n,), an estimate: see :func:`manykin.diffusion.flow_error`.
+
+        Half as dear again as log_prob. Of what the network has not learnt, and of a random direction, it knows nothing.
+
+        Raises:
+            NoDensity: where the likelihood is off.
+            InvalidInput: as for log_prob, and for a model with ``ode_steps`` 1, which has no half.
+        """
+        kind = self.kind
+        if kind is None:
+            raise NoDensity(f"{type(self).__name__} has no density here, and so no integration error; fit with --model.likelihood ode.")
+        with self.evaluating(seed):
+            z, _, c = self.prepare(x, condition)
+            return flow_error(self.given(c), z.detach(), steps=self.config.ode_steps, trace=self._trace(kind))
 
     @torch.no_grad()
     def complete(self, x: Value, known: Tensor, condition: Value | None = None, *, seed: int | None = None, sampler: Sampler | None = None) -> Value:
@@ -193,7 +223,7 @@ class Diffusion(GenerativeModel):
         and the guidance scale count: half as many steps are taken, each six times with two evaluations.
 
         Raises:
-            InvalidInput: for a mask of another shape, or values outside the space.
+            InvalidInput: for a mask of another shape, values outside the space, or a sampler that is none of :attr:`samplers`.
         """
         solver = self._solver(sampler)
         with self.evaluating(hash_seed(fresh_seed() if seed is None else seed, "complete")):
@@ -202,6 +232,15 @@ class Diffusion(GenerativeModel):
             if known.shape != x.shape or known.dtype != torch.bool:
                 raise InvalidInput(f"known is {known.dtype} of shape {tuple(known.shape)}; expected booleans of the shape of x, {tuple(x.shape)}.")
             denoiser = Known(self.given(c, solver.guidance_scale), z, known.to(z.device).reshape(z.shape))
-            filled = self.finish(denoiser.solve(-(-solver.num_inference_steps // 2), torch.randn_like(z)))
+            filled = self.finish(_finite(denoiser.solve(-(-solver.num_inference_steps // 2), torch.randn_like(z)), solver))
         assert isinstance(filled, Tensor)
         return torch.where(known.to(filled.device), x.to(filled.device), filled.to(x.dtype))
+
+
+def _finite(z: Tensor, solver: Solver) -> Tensor:
+    """Samples that are numbers; otherwise the guidance is named where there is some, and what the contract says of training holds elsewhere."""
+    if solver.guidance_scale != 1 and not torch.isfinite(z).all():
+        raise InvalidInput(
+            f"guidance_scale = {solver.guidance_scale:g} leads to NaN or infinity; choose a lower one: 1 is the model as it is, 2 to 4 are usual."
+        )
+    return z

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from manykin.config import Config, option
 from manykin.contract import UNNORMALISED, Batch, Density, GenerativeModel, Gradient, Optim, Phase, Preset, Sampler, Support
 from manykin.errors import InvalidInput, Unsupported
-from manykin.mcmc.ais import LogPartition, Path, log_partition
+from manykin.mcmc.ais import LogPartition, Path, log_partition, require_two, warn_of_poor_weights
 from manykin.mcmc.chains import ChainSampler, refuse_runaways, walk
 from manykin.mcmc.hmc import HMC
-from manykin.mcmc.independence import IndependenceKernel, half_square
+from manykin.mcmc.independence import half_square
 from manykin.mcmc.kernel import Energy
 from manykin.mcmc.langevin import BEST_LANGEVIN, Langevin, LangevinKernel, adapted
 from manykin.models.conditions import ConditionFeatures
+from manykin.models.energy.labelled import LabelledChains, refuse_few
 from manykin.models.energy.presets import default, picture, tiny
 from manykin.models.energy.quadrature import log_normaliser
 from manykin.models.energy.reference import Reference
@@ -74,9 +75,11 @@ class EBM(GenerativeModel):
     to the parameters and none flows through them.
 
     ``log_prob`` is log p(z) + log Z; up to two entries log Z is integrated on a grid whenever the weights have changed, and it is an estimate of log
-    p(z). Of a model conditional on labels, Z differs by label. With ``temperature`` 1 and ``metropolis`` the chains' law is the density; with others
-    it is not, and ``density`` says so. Cost: a training step takes ``steps`` + 1 evaluations of the network with gradients, a sample
-    ``sample_steps``.
+    p(z). Of a model conditional on labels, Z differs by label, and each row of a batch is set against a chain of its own label, so that no label's
+    energy is pushed as a whole. With ``temperature`` 1 and ``metropolis`` the chains' law is the density; with others it is not: samples then follow
+    another law than ``log_prob``, and so does training, of which ``density`` of more than two entries says that its bias is unknown. Cost: a chain
+    of s steps takes 1 + s + s / ``leap_every`` evaluations of the network with gradients, in training (s = ``steps``) as in sampling
+    (``sample_steps``); the loss of a training step is one more, of rows and chains together.
 
     Training notes ``data_energy``, ``chain_energy`` and ``gap`` (their difference: near 0 where chains keep up; a drift away from it is the usual
     way to fail), ``acceptance`` and ``step_size``.
@@ -95,11 +98,13 @@ class EBM(GenerativeModel):
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         wanted = "auto" if config is None else getattr(config, "network", "auto")
         if wanted == "conv" and not (isinstance(space, Image) and min(space.size[1:]) >= SMALLEST):
-            raise Unsupported(f"network = 'conv' needs pictures of at least {SMALLEST} x {SMALLEST}, not {space}; choose --model.network mlp.")
+            raise InvalidInput(f"network = 'conv' needs pictures of at least {SMALLEST} x {SMALLEST}, not {space}; choose --model.network mlp.")
         super().__init__(config, space, condition)
         options: EBMConfig = self.config
-        shape = self.model_space.shape
-        self.reference = Reference(shape, options.covariance, condition.classes if isinstance(condition, Labels) else 0)
+        shape, classes = self.model_space.shape, condition.classes if isinstance(condition, Labels) else 0
+        if options.buffer:
+            refuse_few("buffer", options.buffer, classes)
+        self.reference = Reference(shape, options.covariance, classes)
         self.features = ConditionFeatures(condition, options.condition_width)
         self.network: nn.Module
         if isinstance(self.model_space, Image):
@@ -140,7 +145,7 @@ class EBM(GenerativeModel):
         self.reference.fit(self._noisy(z), sample.condition)
         self.chains.copy_(torch.randn_like(self.chains))
         if isinstance(self.condition, Labels) and options.buffer:
-            self.chain_labels.copy_(torch.multinomial(self.condition_frequencies, options.buffer, replacement=True))
+            self.chain_labels.copy_(LabelledChains.dealt(self.condition_frequencies, options.buffer).labels)
         first = (FIRST_STEP if options.metropolis else PLAIN_STEP) if options.step_size is None else options.step_size
         self.step_size.fill_(first)
 
@@ -193,16 +198,32 @@ class EBM(GenerativeModel):
         sums = torch.stack([flat.sum(), flat.square().sum(), (places * flat).sum(), (places.square() * flat).sum()])
         return (self.dtype, str(self.device), *sums.tolist())
 
-    def log_partition(self, condition: int | None = None, *, temperatures: int = 1000, chains: int = 100, seed: int = 0) -> LogPartition:
-        """log Z by annealed importance sampling from the reference, of one label for a conditional model: ``log p(x) = log_prob(x) - log Z`` where
-        :attr:`density` is unnormalised. The mean weight is unbiased for Z, so log Z is too small on average and likelihoods too high.
+    def log_partition(
+        self, condition: int | None = None, *, temperatures: int | None = None, chains: int | None = None, seed: int = 0, estimate: bool = False
+    ) -> LogPartition:
+        """log Z, of one label for a conditional model: integrated up to two entries, else estimated by annealed importance sampling from the
+        reference, by default with 1000 temperatures and 100 chains: ``log p(x) = log_prob(x) - log Z`` where :attr:`density` is unnormalised.
+
+        The mean weight is unbiased for Z, so an estimated log Z is too small on average and likelihoods too high. ``estimate`` asks for an estimate
+        also where the grid is at hand. Warns where the effective sample size is small. Cost: three evaluations of the network, two of them with
+        gradients, for each temperature and chain.
 
         Raises:
             InvalidInput: for a label that is missing, superfluous or unknown, or less than two temperatures or chains.
         """
         label = self.check_condition(None if condition is None else torch.tensor([condition]), 1)
-        if min(temperatures, chains) < 2:
-            raise InvalidInput(f"{temperatures} temperatures and {chains} chains give no estimate with an error; expected at least 2 of each.")
+        temperatures, chains = 1000 if temperatures is None else temperatures, 100 if chains is None else chains
+        require_two(temperatures, chains)
+        if self.countable and not estimate:
+            with self.evaluating(0):
+                return LogPartition.exactly(float(self._log_normalisers(label)))
+        with self.evaluating(hash_seed(seed, "partition")):
+            found = log_partition(self._path(label, chains), chains, temperatures)
+        warn_of_poor_weights([found], f"give more temperatures than {temperatures}")
+        return found
+
+    def _path(self, label: Value | None, chains: int) -> Path:
+        """From the reference to the model, of one label."""
         many = None if label is None else take(label, torch.zeros(chains, dtype=torch.long, device=self.device))
         step = float(self.step_size)
 
@@ -212,12 +233,10 @@ class EBM(GenerativeModel):
         def tempered(u: Tensor, beta: float) -> Tensor:
             return beta * own(u) + half_square(u)
 
-        path = Path(
+        return Path(
             start=lambda n: torch.randn(n, self.reference.size, dtype=self.dtype, device=self.device), log_base=0.0, energy=tempered,
             kernel=lambda beta: LangevinKernel(lambda u: tempered(u, beta), step), rise=lambda u, low, high: (high - low) * own(u),
         )  # fmt: skip
-        with self.evaluating(hash_seed(seed, "partition")):
-            return log_partition(path, chains, temperatures)
 
     def score(self, x: Value) -> Tensor:
         """The gradient of log p(x), shape of x: minus that of the energy and of the reference, whatever the normaliser.
@@ -239,10 +258,13 @@ class EBM(GenerativeModel):
     # Learning.
 
     def loss(self, batch: Batch) -> Tensor:
-        """Energy of each example minus that of the end of a chain, with the penalty of both, shape (n,); its gradient is minus the likelihood's."""
+        """Energy of each example minus that of the end of a chain of its label, plus ``regularise`` times the squares of both, shape (n,).
+
+        The gradient of the difference is that of minus the likelihood where chains follow the model; the squares add that of their penalty.
+        """
         z, _ = self.to_model_space(batch.x)
         z, n = self._noisy(z), len(z)
-        ends, labels = self.negatives(n)
+        ends, labels = self.negatives(n, batch.condition)
         if isinstance(batch.condition, Tensor) and isinstance(labels, Tensor):
             labels = torch.cat([batch.condition, labels])
         data, chains = torch.split(self.energy(torch.cat([z, ends]), labels), n)
@@ -252,34 +274,42 @@ class EBM(GenerativeModel):
         return data - chains + self.config.regularise * (data.square() + chains.square())  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def negatives(self, n: int) -> tuple[Tensor, Value | None]:
-        """The ends of n chains in model space with their labels; in training mode the chains live on from there, and the step size follows."""
+    def negatives(self, n: int, condition: Value | None = None) -> tuple[Tensor, Value | None]:
+        """The ends of n chains in model space with their labels: those asked for, or labels drawn by frequency.
+
+        In training mode the chains live on from there, and the step size follows their acceptance.
+        """
         options: EBMConfig = self.config
-        picked, u, labels = self._taken_up(n)
-        kernel = self._own(options.steps).bind(self.potential(labels), float(self.step_size))
-        leap = IndependenceKernel(self._own(options.steps).target(self.potential(labels)))
-        moved = walk(kernel, leap, u, options.steps, options.leap_every)
+        labels = condition if isinstance(condition, Tensor) else None
+        if labels is None and isinstance(self.condition, Labels):
+            labels = torch.multinomial(self.condition_frequencies, n, replacement=True)
+        picked, first, u = self._taken_up(n, labels)
+        own, energy = self._own(options.steps), self.potential(labels)
+        moved = walk(own.bind(energy, float(self.step_size)), own.leap(energy), u, options.steps, options.leap_every)
         if not options.metropolis:
             refuse_runaways(moved.state, f"Langevin and step_size = {float(self.step_size):g}")
         self.note("acceptance", moved.accepted)
         self.note("step_size", self.step_size.clone())
         if self.training:
-            if options.buffer:
-                self.chains[picked[: options.buffer]] = moved.state[: options.buffer]
+            self.chains[picked[first]] = moved.state[first].to(self.chains.dtype)
             if options.metropolis and options.step_size is None:
                 self.step_size.copy_(adapted(self.step_size, moved.accepted, BEST_LANGEVIN, SETTLING))
         return self.reference.push(moved.state, labels), labels
 
-    def _taken_up(self, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Where n chains stand in the buffer, their states and labels; every chain once before any a second time, and a few begun anew."""
-        size, labelled = self.config.buffer, isinstance(self.condition, Labels)
+    def _taken_up(self, n: int, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Where n chains stand in the buffer, which of them are there for the first time, and their states: a few begin anew, as do those of labels
+        that no chain of the buffer has."""
+        size = self.config.buffer
         fresh = torch.randn(n, self.reference.size, dtype=self.dtype, device=self.device)
         if not size:
-            labels = torch.multinomial(self.condition_frequencies, n, replacement=True) if labelled else None
-            return torch.empty(0, dtype=torch.long), fresh, labels
-        picked = torch.cat([torch.randperm(size, device=self.device) for _ in range(-(-n // size))])[:n]
-        anew = torch.rand(n, 1, device=self.device) < self.config.restart
-        return picked, torch.where(anew, fresh, self.chains[picked].to(self.dtype)), self.chain_labels[picked] if labelled else None
+            return torch.zeros(n, dtype=torch.long, device=self.device), torch.zeros(n, dtype=torch.bool, device=self.device), fresh
+        if labels is None:
+            picked = torch.cat([torch.randperm(size, device=self.device) for _ in range(-(-n // size))])[:n]
+            first = torch.arange(n, device=self.device) < size
+        else:
+            picked, first = LabelledChains(self.chain_labels, self.condition_frequencies).pick(labels)
+        anew = (torch.rand(n, device=self.device) < self.config.restart) | (picked < 0)
+        return picked, first, torch.where(anew[:, None], fresh, self.chains[picked].to(self.dtype))
 
     # Sampling.
 

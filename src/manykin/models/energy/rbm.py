@@ -1,7 +1,6 @@
 """The restricted Boltzmann machine."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import ClassVar, cast
 
@@ -26,8 +25,9 @@ from manykin.contract import (
     Sampler,
     Support,
 )  # fmt: skip
-from manykin.errors import InvalidInput, ManykinWarning, Unsupported
-from manykin.mcmc import LogPartition, run, warn_of_divergence
+from manykin.errors import InvalidInput
+from manykin.mcmc import LogPartition, require_two, run, warn_of_divergence, warn_of_poor_weights
+from manykin.models.energy.labelled import LabelledChains, refuse_few
 from manykin.models.energy.machine import Machine
 from manykin.models.energy.rbm_options import EXACT_HIDDEN, Gibbs, RBMConfig
 from manykin.models.energy.rbm_presets import PRESETS
@@ -62,7 +62,8 @@ class RBM(GenerativeModel):
 
     Up to 20 hidden units log Z is added up over all their states, samples are exact draws and ``log_prob`` is exact. Above, log Z is estimated once
     after training by annealed importance sampling; exp of that estimate is unbiased, so that log Z is too small and **likelihoods are too high on
-    average**, by more where the effective sample size is small: :meth:`parameters_table` has the interval and the size, :meth:`log_partition`
+    average**, by more where the effective sample size is small (over repeated estimates; of the one in hand no side is sure, and its bias counts as
+    unknown, not as a bound): :meth:`parameters_table` has the interval and the size, :meth:`log_partition`
     estimates again with more chains or temperatures. Before that, and after any change of the weights, ``density`` says unnormalised.
 
     Cost: ``rows * d * hidden`` products for each of the phases and for each Gibbs step; as much for each chain and temperature of the estimate.
@@ -87,8 +88,8 @@ class RBM(GenerativeModel):
         super().__init__(config, space, condition)
         options: RBMConfig = self.config
         kind, classes = kind_of(options.visible, space), condition.classes if isinstance(condition, Labels) else 0
-        if options.method == "pcd" and options.chains < classes:
-            raise Unsupported(f"chains = {options.chains} are fewer than the {classes} classes; expected at least one a class: give --model.chains.")
+        if options.method == "pcd":
+            refuse_few("chains", options.chains, classes)
         columns = columns_of(self.model_space)
         size = len(columns)
         visible: Visible = Gaussian(size) if kind == "gaussian" else (Bernoulli if kind == "bernoulli" else Ordinal)(columns)
@@ -137,18 +138,14 @@ class RBM(GenerativeModel):
         self.machine.start(self._statistics(sample), labels)
         self.partition.fill_(math.nan)
         self.stamp.fill_(math.nan)
-        count, device = len(self.chains), self.device
-        if not count:
+        if not len(self.chains):
             return
         if labels is not None:
-            here = (self.condition_frequencies > 0).nonzero()[:, 0]  # each class that occurs has a chain
-            places = (torch.arange(count - len(here), dtype=torch.float64, device=device) + 0.5) / max(count - len(here), 1)
-            rest = torch.searchsorted(self.condition_frequencies.cumsum(0), places).clamp_max(len(self.condition_frequencies) - 1)
-            self.chain_labels.copy_(torch.cat([here, rest]).sort().values)
-        self.chains.copy_(self.machine.tempered(self._chain_labels()).start(count))
+            self.chain_labels.copy_(LabelledChains.dealt(self.condition_frequencies, len(self.chains)).labels)
+        self.chains.copy_(self.machine.tempered(self._chain_labels()).start(len(self.chains)))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Free energy of each row minus that of the chains, shape (n,); moves the chains first.
+        """Free energy of each row minus that of the chains, shape (n,); moves the chains first, which live on from there in training mode.
 
         Its gradient is that of minus the log-likelihood, its value says nothing of it: about zero at the start and in equilibrium.
         """
@@ -170,12 +167,12 @@ class RBM(GenerativeModel):
             return run(machine.kernel(), t, self.config.steps).state, None, machine
         mine = self._chain_labels()
         behind = machine if mine is None else self.machine.tempered(mine, centred=self.config.centred)
-        self.chains.copy_(run(behind.kernel(), self.chains.clone(), self.config.steps).state)
-        counts = torch.full((len(self.chains),), 1.0 / len(self.chains), device=t.device)
-        if mine is not None:
-            here = torch.bincount(mine, minlength=len(self.condition_frequencies)).clamp_min(1)
-            counts = (self.condition_frequencies / here)[mine].to(t.dtype)
-        return self.chains.clone(), counts, behind
+        moved = run(behind.kernel(), self.chains.clone(), self.config.steps).state
+        if self.training:
+            self.chains.copy_(moved)
+        if mine is None:
+            return moved, torch.full((len(moved),), 1.0 / len(moved), device=t.device), behind
+        return moved, LabelledChains(mine, self.condition_frequencies).weights.to(t.dtype), behind
 
     def _chain_labels(self) -> Tensor | None:
         return None if self.condition is None else self.chain_labels
@@ -197,17 +194,14 @@ class RBM(GenerativeModel):
         rows = [(each.value, each.stderr, each.lower, each.upper, each.ess) for each in found]
         self.partition.copy_(torch.tensor(rows, dtype=torch.float64))
         self.stamp.copy_(self.machine.fingerprint())
-        size = min(each.ess for each in found)
-        if size < 0.1 * self.config.ais_chains:
-            warnings.warn(
-                f"the estimate of log Z is unreliable: effective sample size {size:.1f} of {self.config.ais_chains} chains, so likelihoods are too "
-                f"high; give more --model.ais_temperatures than {self.config.ais_temperatures}, or train with a lower --train.lr.",
-                ManykinWarning,
-                stacklevel=2,
-            )
+        remedy = f"give more --model.ais_temperatures than {self.config.ais_temperatures}, or train with a lower --train.lr"
+        warn_of_poor_weights(found, remedy)
         seen = self.totals[:, 1].sum().clamp_min(1)
         nll = float(((self.totals[:, 0].sum() + (self.totals[:, 1] * self.partition[:, 0]).sum()) / seen).detach())
-        return Progress({"train_nll": nll, "log_partition": float(self.partition[:, 0].mean()), "effective_sample_size": size}, converged=True)
+        return Progress(
+            {"train_nll": nll, "log_partition": float(self.partition[:, 0].mean()), "effective_sample_size": min(each.ess for each in found)},
+            converged=True,
+        )
 
     # Density.
 
@@ -251,12 +245,12 @@ class RBM(GenerativeModel):
             self.config.ais_temperatures or 1000 if temperatures is None else temperatures,
             self.config.ais_chains if chains is None else chains,
         )
-        if min(temperatures, chains) < 2:
-            raise InvalidInput(f"{temperatures} temperatures and {chains} chains give no estimate with an error; expected at least 2 of each.")
+        require_two(temperatures, chains)
         with self.evaluating(hash_seed(seed, "partition")):
-            return self.machine.partitions(self.enumerable and not estimate, temperatures, chains)[
-                0 if label is None else int(cast(Tensor, label)[0])
-            ]
+            every = self.machine.partitions(self.enumerable and not estimate, temperatures, chains)
+        found = every[0 if label is None else int(cast(Tensor, label)[0])]
+        warn_of_poor_weights([found], f"give more temperatures than {temperatures}")
+        return found
 
     # Samples.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from manykin.errors import Unsupported
+from manykin.errors import InvalidInput, Unsupported
 from manykin.spaces import Column, Space, columns_of
 
 ORDINAL_LEVELS = 64
@@ -266,7 +266,8 @@ def kind_of(wanted: str, space: Space) -> str:
     """The visible units for a space: the wanted ones, or for ``auto`` those that fit.
 
     Raises:
-        Unsupported: where the units do not fit the columns.
+        InvalidInput: where the wanted units do not fit the columns.
+        Unsupported: where no units do.
     """
     columns = columns_of(space)
     counts = [column.cardinality for column in columns]
@@ -277,7 +278,9 @@ def kind_of(wanted: str, space: Space) -> str:
     if any(column.missing for column in columns):
         raise Unsupported(f"rbm cannot take missing values, and {space} may hold some: fill or drop them, or use vae or mixture.")
     if chosen == "bernoulli" and not two:
-        raise Unsupported(f"visible = 'bernoulli' needs columns of two values; {space} has others: use visible = 'ordinal' or 'gaussian'.")
+        raise InvalidInput(f"visible = 'bernoulli' needs columns of two values; {space} has others: use visible = 'ordinal' or 'gaussian'.")
     if chosen == "ordinal" and not ordered:
-        raise Unsupported(f"visible = 'ordinal' needs columns of finitely many ordered values; {space} has others: use visible = 'gaussian', or vae.")
+        raise InvalidInput(
+            f"visible = 'ordinal' needs columns of finitely many ordered values; {space} has others: use visible = 'gaussian', or vae."
+        )
     return chosen

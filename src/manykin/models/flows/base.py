@@ -1,5 +1,6 @@
 """What flows share: a bijection between data and a simple base, its density, samples and latents."""
 
+import copy
 import math
 from typing import Literal, Protocol, cast
 
@@ -12,7 +13,7 @@ from manykin.contract import EXACT, Batch, Density, GenerativeModel, Gradient, O
 from manykin.models.conditions import ConditionFeatures
 from manykin.models.latents import Point, check_latents
 from manykin.random import fresh_seed, seeded
-from manykin.spaces import Space, Value
+from manykin.spaces import Space, Value, count, move
 
 SMALLEST = 4
 """Height and width from which pictures are taken as pictures."""
@@ -81,10 +82,12 @@ class Flow(GenerativeModel):
         return self._unflow(draw(n, self.size, dtype=self.dtype, device=self.device), condition)
 
     def encode(self, x: Value, condition: Value | None = None) -> Distribution:
-        """The latent h = f(x, c) of each example, all mass on that point; event shape (d,)."""
+        """The latent h = f(x, c) of each example, all mass on that point; event shape (d,). In double precision, as :meth:`decode`."""
         with torch.no_grad(), self.evaluating(0 if not self.transform.exact else None):
-            z, _, c = self.prepare(x, condition)
-            h = self._flow(z, c)[0]
+            x = self.space.validate(move(x, self.device) if isinstance(x, Tensor) else x)
+            c = self.check_condition(condition, count(x))
+            flow, dtype = self._precise()
+            h = flow(self.transform(x)[0].to(dtype), self._context(c, dtype))[0]
             if self.base == "uniform":
                 end = torch.finfo(h.dtype).eps / 2
                 h = torch.special.ndtri(h.clamp(end, 1 - end))
@@ -100,5 +103,16 @@ class Flow(GenerativeModel):
         h = check_latents(h, self.size)
         with torch.set_grad_enabled(torch.is_grad_enabled() and h.requires_grad), self.evaluating(None):
             c = self.check_condition(condition, len(h))
-            h = h.to(self.device, self.dtype)
-            return self.finish(self._unflow(torch.special.ndtr(h) if self.base == "uniform" else h, c))
+            flow, dtype = self._precise()
+            h = h.to(self.device, dtype)
+            return self.finish(flow.inverse(torch.special.ndtr(h) if self.base == "uniform" else h, self._context(c, dtype)))
+
+    def _precise(self) -> tuple[Bijection, torch.dtype]:
+        """The bijection in double precision where the device has it: in single precision a value of small density would not come back."""
+        dtype = torch.float64 if self.device.type != "mps" else self.dtype
+        flow = self.flow if dtype == self.dtype else copy.deepcopy(self.flow).to(dtype)
+        return cast(Bijection, flow), dtype
+
+    def _context(self, condition: Value | None, dtype: torch.dtype) -> Tensor | None:
+        context = self.features(condition, self.dtype)
+        return None if context is None else context.to(dtype)

@@ -20,6 +20,9 @@ ROUGHEST = 8
 START = 4096
 """Training rows from which the splines of pictures start; the histogram of all pixels is that of all rows given."""
 
+LEAST = 1e-5
+"""The least share of a level in the histogram: in single precision a hundred values of u for each."""
+
 ROUNDING = 1e-6
 """By how much a scaled value may miss its range."""
 
@@ -48,10 +51,11 @@ class Equalise(nn.Module):
         self.register_buffer("below", shares.cumsum(1) - shares)
 
     def fit(self, z: Tensor) -> None:
-        """Take the histogram of pictures z (n, c, h, w); each level counts for half a pixel more than was seen."""
+        """Take the histogram of pictures z (n, c, h, w); each level counts for half a pixel more than was seen, and has a share of about 1e-5."""
         places = self._cell(z) + self.cells * torch.arange(z.shape[1], device=z.device).view(-1, 1, 1)
         counts = torch.bincount(places.flatten(), minlength=self.shares.numel()).view_as(self.shares).double() + 0.5
-        self.shares.copy_(counts / counts.sum(1, keepdim=True))
+        shares = (counts / counts.sum(1, keepdim=True)).clamp_min(LEAST)
+        self.shares.copy_(shares / shares.sum(1, keepdim=True))
         self.below.copy_(self.shares.cumsum(1) - self.shares)
 
     def _cell(self, z: Tensor) -> Tensor:
@@ -121,7 +125,7 @@ class Lattices(nn.Module):
         super().__init__()
         self.colours, self.height, self.width = size
         self.equalise = None if levels is None else Equalise(self.colours, levels)
-        self.spline = Spline(bins, -bound, bound) if levels is None else Spline(bins, 0.0, 1.0, tails=False, slope=1e-6)
+        self.spline = Spline(bins, -bound, bound) if levels is None else Spline(bins, 0.0, 1.0, tails=False, slope=1e-4)
         self.stride = 2 ** max(1, math.ceil(math.log2(max(self.height, self.width) / ROUGHEST)))
         rows, columns = -(-self.height // self.stride), -(-self.width // self.stride)
         self.coarse, seen = (self.colours, rows, columns), 1 if levels is None else 2

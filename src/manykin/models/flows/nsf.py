@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from manykin.config import Config, option
 from manykin.contract import Preset, Support
-from manykin.errors import Unsupported
+from manykin.errors import InvalidInput
 from manykin.models.flows.base import SMALLEST, Flow
 from manykin.models.flows.couplings import AutoregressiveSplines, RowFlow, SplineCoupling, sides
 from manykin.models.flows.lattices import Lattices
@@ -43,10 +43,11 @@ class NSF(Flow):
     or autoregressive layers (more flexible a layer, sampled in a pass for each entry), with ActNorm between them and a standard normal base.
 
     On pictures: groups of pixels in order, coarse to fine, each mapped by splines that see all earlier groups (:class:`Lattices`), with a uniform
-    base where pixels have levels. Cost: one pass of each network in both directions; memory grows with pixels times ``bins``.
+    base where pixels have levels. Cost: one pass of each network in both directions, but for an ``autoregressive`` first lattice, which is sampled in
+    a pass of its network for each of its entries (49 of 28 x 28 grey pixels); memory grows with pixels times ``bins``.
 
     Raises:
-        Unsupported: for ``pictures = "lattices"`` with data that are no pictures of at least 4 x 4.
+        InvalidInput: for ``pictures = "lattices"`` with data that are no pictures of at least 4 x 4.
     """
 
     config_class = NSFConfig
@@ -56,7 +57,9 @@ class NSF(Flow):
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         wanted = "auto" if config is None else getattr(config, "pictures", "auto")
         if wanted == "lattices" and not (isinstance(space, Image) and min(space.size[1:]) >= SMALLEST):
-            raise Unsupported(f"pictures = 'lattices' needs pictures of at least {SMALLEST} x {SMALLEST}, not {space}; choose --model.pictures rows.")
+            raise InvalidInput(
+                f"model.pictures = 'lattices' does not fit {space}; expected pictures of at least {SMALLEST} x {SMALLEST}: choose rows or auto."
+            )
         super().__init__(config, space, condition)
         options: NSFConfig = self.config
         context, net = self.features.width, (options.hidden, options.activation, options.dropout)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from manykin.config import Config, option
 from manykin.contract import Preset, Support
-from manykin.errors import Unsupported
+from manykin.errors import InvalidInput, Unsupported
 from manykin.models.flows.base import SMALLEST, Flow
 from manykin.models.flows.couplings import AffineCoupling, RowFlow, sides
 from manykin.models.flows.multiscale import MultiScale
@@ -44,7 +44,8 @@ class RealNVP(Flow):
         one connected blob: between well separated modes thin bridges of density remain.
 
     Raises:
-        Unsupported: for data with a single entry, and for ``pictures = "multiscale"`` with data that are no pictures of at least 4 x 4.
+        InvalidInput: for ``pictures = "multiscale"`` with data that are no pictures of at least 4 x 4.
+        Unsupported: for data with a single entry.
     """
 
     config_class = RealNVPConfig
@@ -54,12 +55,12 @@ class RealNVP(Flow):
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         wanted = "rows" if config is None else getattr(config, "pictures", "rows")
         if wanted == "multiscale" and not (isinstance(space, Image) and min(space.size[1:]) >= SMALLEST):
-            raise Unsupported(
-                f"pictures = 'multiscale' needs pictures of at least {SMALLEST} x {SMALLEST}, not {space}; choose --model.pictures rows."
+            raise InvalidInput(
+                f"model.pictures = 'multiscale' does not fit {space}; expected pictures of at least {SMALLEST} x {SMALLEST}: choose rows."
             )
         super().__init__(config, space, condition)
         if self.size < 2:
-            raise Unsupported(f"realnvp couples entries with each other, and {space} has a single one; use nsf, gaussian-mixture or kde.")
+            raise Unsupported(f"realnvp couples entries with each other, and {space} has a single one; it needs at least two.")
         options: RealNVPConfig = self.config
         context = self.features.width
         if isinstance(self.model_space, Image):

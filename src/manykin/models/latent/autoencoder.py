@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from manykin.config import Config, option
-from manykin.contract import Batch, ClosedForm, Density, GenerativeModel, Gradient, Optim, Phase, Preset, Progress, Sampler, Support
+from manykin.contract import Batch, ClosedForm, Density, Gradient, Optim, Phase, Preset, Progress, Sampler, Support
 from manykin.models.columns import ColumnLikelihood
 from manykin.models.conditions import ConditionFeatures
 from manykin.models.latent.codes import STATISTICS, CodeDensity
-from manykin.models.latent.networks import CodingConfig, RowDecoder, RowEncoder, convolutional, picture_of
+from manykin.models.latent.networks import CodingConfig, CodingModel, RowDecoder, RowEncoder, convolutional, few_or_large, picture_of
 from manykin.models.latents import Point, check_latents
 from manykin.random import fresh_seed, seeded
 from manykin.spaces import Image, Labels, Space, Table, Value, columns_of, count, take
@@ -48,14 +48,14 @@ def _default(space: Space, n: int) -> Preset:
 
 
 def _cpu(space: Space, n: int) -> Preset:
-    """For pictures of 28 x 28 in minutes on two cores: convolutions in bfloat16."""
-    if not isinstance(space, Image):
+    """For many pictures of 28 x 28 in minutes on two cores: convolutions in bfloat16."""
+    if few_or_large(space, n):
         return _default(space, n)
     train = {"max_steps": 6000, "batch_size": 128, "lr": 2e-3, "schedule": "cosine", "warmup": 100, "clip": 10.0, "ema": 0.998, "precision": "bf16"}
     return Preset({"latent": 16}, train)
 
 
-class Autoencoder(GenerativeModel):
+class Autoencoder(CodingModel):
     """h = f(x) in few numbers, and x from them: ``min E[error(x, g(f(x)))]``; new examples are g(h) with h from a density fitted to the codes.
 
     Codes are learned by reconstruction alone (Rumelhart, Hinton and Williams, Learning internal representations by error propagation, 1986), of
@@ -119,12 +119,6 @@ class Autoencoder(GenerativeModel):
             scale = self.likelihood.scale
             scale.fill_(float(scale.square().mean().sqrt()))
         self.decoder.start(start)
-
-    def to_model_space(self, x: Value) -> tuple[Tensor, Tensor]:
-        """Columns stay in float64 until they are standardised, so that large numbers keep their digits; levels and categories need no digits."""
-        if self.likelihood.small and isinstance(x, Tensor):
-            return x.reshape(len(x), -1).to(self.dtype), torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        return self.transform(x)  # type: ignore[no-any-return]
 
     def loss(self, batch: Batch) -> Tensor:
         """The error of the reconstruction and the penalty of the code, shape (n,)."""

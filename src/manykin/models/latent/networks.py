@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from manykin.config import Config, option
-from manykin.errors import Unsupported
+from manykin.contract import GenerativeModel
+from manykin.errors import InvalidInput
 from manykin.models.columns import ColumnLikelihood
 from manykin.models.conditions import join
 from manykin.nn import MLP, ConvDecoder, ConvEncoder
-from manykin.spaces import Image, Space
+from manykin.spaces import Image, Space, Value
 
 LARGE = 16
 """``auto`` takes convolutions for pictures with both sides of at least so many pixels."""
@@ -30,18 +31,32 @@ class CodingConfig(Config):
     condition_width: int = option(16, "features of a label condition", ge=1)
 
 
+class CodingModel(GenerativeModel):
+    """Base of models that encode and decode rows of columns as they are. A subclass sets :attr:`likelihood`."""
+
+    likelihood: ColumnLikelihood
+
+    def to_model_space(self, x: Value) -> tuple[Tensor, Tensor]:
+        """Columns stay in float64 until they are standardised, so that large numbers keep their digits; levels and categories need no digits."""
+        if self.likelihood.small and isinstance(x, Tensor):
+            return x.reshape(len(x), -1).to(self.dtype), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return self.transform(x)  # type: ignore[no-any-return]
+
+
 def picture_of(space: Space, config: CodingConfig) -> Image | None:
     """The pictures that convolutions shall work on; None for a multilayer perceptron.
 
     Raises:
-        Unsupported: for convolutions on data that are no pictures, or without a level.
+        InvalidInput: for convolutions on data that are no pictures, or without a level.
     """
     if config.network == "mlp" or (config.network == "auto" and not (isinstance(space, Image) and min(space.size[1:]) >= LARGE)):
         return None
     if not isinstance(space, Image):
-        raise Unsupported(f"network='conv' needs pictures, and {space} is none; use 'mlp' or 'auto'.")
+        raise InvalidInput(f"model.network = 'conv' does not fit {space}; expected pictures: choose mlp or auto.")
     if not config.widths:
-        raise Unsupported(f"widths = () leaves network={config.network!r} without a level; give at least one width, or use network='mlp'.")
+        raise InvalidInput(
+            "model.widths = () leaves convolutions without a level; expected at least one width: give one, or choose model.network mlp."
+        )
     return space
 
 
@@ -51,6 +66,11 @@ def convolutional(space: Space) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     large = min(space.size[1:]) > 2 * LARGE
     return {"latent": 32, "widths": (32, 64, 128) if large else (32, 64)}, {"max_steps": 1000 if large else 2000}
+
+
+def few_or_large(space: Space, n: int) -> bool:
+    """Whether data are no pictures, fewer than 20,000, or of more than 1024 entries: the preset ``cpu`` is the default one there."""
+    return not isinstance(space, Image) or n < 20_000 or torch.Size(space.shape).numel() > 1024
 
 
 class RowEncoder(nn.Module):

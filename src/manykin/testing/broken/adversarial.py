@@ -193,3 +193,12 @@ class CriesWolf(CriticOracle):
     def initialise(self, sample: Batch) -> None:
         super().initialise(sample)
         self.watch.reference[1:] *= 10
+
+
+@caught_by("collapse-is-told")
+class LooksAtPairsOnly(CriticOracle):
+    """Compares the mean distance of pairs alone, which a handful of examples far apart keep."""
+
+    def initialise(self, sample: Batch) -> None:
+        super().initialise(sample)
+        self.watch.reference[2] = 0

@@ -88,6 +88,28 @@ class AnnealsBackwards(BoltzmannOracle):
         return dataclasses.replace(own, rise=lambda v, before, after: own.energy(v, before) - own.energy(v, after))
 
 
+@caught_by("intervals-hold-the-constant", space=BITS)
+class BoastfulInterval(BoltzmannOracle):
+    """Its interval of log Z is a tenth as wide as the weights allow: the error is that of a hundred times the chains."""
+
+    def log_partition(
+        self, condition: int | None = None, *, temperatures: int | None = None, chains: int | None = None, seed: int = 0, estimate: bool = False
+    ) -> LogPartition:
+        found = super().log_partition(condition, temperatures=temperatures, chains=chains, seed=seed, estimate=estimate)
+        lower, upper = (found.value + 0.1 * (end - found.value) for end in (found.lower, found.upper))
+        return dataclasses.replace(found, stderr=0.1 * found.stderr, lower=lower, upper=upper)
+
+
+@caught_by("annealing-finds-the-constant", space=BITS)
+class ForgetsItsTemperatures(BoltzmannOracle):
+    """Anneals by three temperatures whatever it is asked for: log Z with an error that a thousand would not have."""
+
+    def log_partition(
+        self, condition: int | None = None, *, temperatures: int | None = None, chains: int | None = None, seed: int = 0, estimate: bool = False
+    ) -> LogPartition:
+        return super().log_partition(condition, temperatures=3, chains=chains, seed=seed, estimate=estimate)
+
+
 @caught_by("annealing-finds-the-constant", space=BITS, condition=Labels(2))
 class OneConstantForAll(BoltzmannOracle):
     """The constant of the first class serves every class."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manykin.contract import Sampler
+from manykin.contract import Batch, Config, Sampler
 from manykin.mcmc.hmc import HMC
 from manykin.mcmc.kernel import Energy
 from manykin.mcmc.langevin import Langevin, LangevinKernel
-from manykin.spaces import Value
+from manykin.spaces import Labels, Space, Value
 from manykin.testing.broken.registry import caught_by
 from manykin.testing.oracles.energy_chains import STEP, LangevinOracle
 
@@ -52,8 +52,8 @@ class ClimbsItsEnergy(LangevinOracle):
 class DifferentiatesTheChain(LangevinOracle):
     """The last step of each chain stays in the graph, so that the loss moves the parameters through it."""
 
-    def negatives(self, n: int) -> tuple[Tensor, Value | None]:
-        ends, c = super().negatives(n)
+    def negatives(self, n: int, condition: Value | None = None) -> tuple[Tensor, Value | None]:
+        ends, c = super().negatives(n, condition)
         with torch.enable_grad():
             leaf = ends.requires_grad_(True)
             (slope,) = torch.autograd.grad(self.energy(leaf).sum(), leaf, create_graph=True)
@@ -74,8 +74,8 @@ class LookingMovesChains(LangevinOracle):
     """Writes chains back whenever it runs them, in validation too."""
 
     @torch.no_grad()
-    def negatives(self, n: int) -> tuple[Tensor, Value | None]:
-        ends, c = super().negatives(n)
+    def negatives(self, n: int, condition: Value | None = None) -> tuple[Tensor, Value | None]:
+        ends, c = super().negatives(n, condition)
         self.chains[:n] = ends[: len(self.chains)]
         return ends, c
 
@@ -110,6 +110,23 @@ class StopsTooSoon(LangevinOracle):
 class FallsOffOutside(LangevinOracle):
     """An energy that falls again where there are no data: chains that begin inside never see it."""
 
-    def energy(self, z: Tensor) -> Tensor:
+    def energy(self, z: Tensor, condition: Value | None = None) -> Tensor:
         square = z.square().sum(dim=1)
-        return super().energy(z) - (square - 60).clamp_min(0)
+        return super().energy(z, condition) - (square - 60).clamp_min(0)
+
+
+@caught_by("labels-stay-level", condition=Labels(3))
+class DrawsItsLabelsOnce(LangevinOracle):
+    """The labels of its chains are drawn by frequency when training begins: by chance some are too many, and stay too many."""
+
+    def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
+        super().__init__(config, space, condition)
+        self.register_buffer("chain_labels", torch.zeros(len(self.chains), dtype=torch.long))
+
+    def initialise(self, sample: Batch) -> None:
+        super().initialise(sample)
+        self.get_buffer("chain_labels").copy_(torch.multinomial(self.condition_frequencies, len(self.chains), replacement=True))
+
+    def negatives(self, n: int, condition: Value | None = None) -> tuple[Tensor, Value | None]:
+        labels = self.get_buffer("chain_labels")
+        return super().negatives(n, labels[torch.randint(len(labels), (n,))])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manykin.contract import Batch
-from manykin.spaces import Value, Vector
+from manykin.spaces import Image, Value, Vector
 from manykin.testing.broken.registry import caught_by
 from manykin.testing.oracles import GaussianOracle
 
@@ -25,6 +25,11 @@ class LogDetOfOneEntry(GaussianOracle):
 
     def _log_prob(self, z: Tensor, condition: Value | None) -> Tensor:
         return super()._log_prob(z, condition) + self.factor().diagonal()[1:].log().sum()
+
+
+@caught_by("whole-jacobian-adds-up", space=Image((1, 2, 2), levels=4))
+class LogDetSignOfLevels(LogDetSign):
+    """The log-determinant is added where it should be subtracted, of pictures with levels."""
 
 
 class BentOracle(GaussianOracle):
@@ -74,6 +79,22 @@ class TailsAreCut(BentOracle):
 
     def bend(self, t: Tensor) -> Tensor:
         return super().bend(t.clamp(-2, 2))
+
+
+@caught_by("inverse-far-out", space=Vector(2, levels=9))
+class TailsOfLevelsAreCut(TailsAreCut):
+    """Beyond its interval a spline is not the identity: the lowest and highest levels are brought to its ends."""
+
+    def bend(self, t: Tensor) -> Tensor:
+        return super().bend(t.clamp(-1, 1))
+
+
+@caught_by("starts-once", space=Image((1, 2, 2), levels=4))
+class LevelsStartAgain(GaussianOracle):
+    """Its data-dependent start happens whenever it is asked for, of pictures with levels."""
+
+    def initialise(self, sample: Batch) -> None:
+        self.mean.data.copy_(self.to_model_space(sample.x)[0].mean(0, keepdim=True))
 
 
 @caught_by("starts-once")

@@ -44,6 +44,7 @@ ORACLES: dict[str, tuple[type[GenerativeModel], Space, Space | None]] = {
     "boltzmann": (BoltzmannOracle, Vector(4, levels=2), None),
     "boltzmann-by-label": (BoltzmannOracle, Vector(4, levels=2), Labels(2)),
     "energy-by-chains": (LangevinOracle, Vector(2), None),
+    "energy-by-chains-and-label": (LangevinOracle, Vector(2), Labels(3)),
     "linear-vae": (LinearVAE, Vector(2), None),
     "logistic-vae": (LogisticVAE, SWITCHES, None),
     "table": (TableOracle, SMALL_TABLE, None),

@@ -85,7 +85,8 @@ class BoltzmannOracle(GenerativeModel):
     def loss(self, batch: Batch) -> Tensor:
         v, _ = self.to_model_space(batch.x)
         moved = run(self.kernel(self.turns), self.chains.clone(), 1).state
-        self.chains.copy_(moved)
+        if self.training:
+            self.chains.copy_(moved)
         return self.positive(v, self.labels(batch.condition, len(v))) - self.energy(moved, self.turns).mean()
 
     def free_energy(self, x: Value, condition: Value | None = None) -> Tensor:

@@ -11,14 +11,17 @@ from manykin.mcmc.chains import ChainSampler
 from manykin.mcmc.hmc import HMC
 from manykin.mcmc.kernel import Energy
 from manykin.mcmc.langevin import Langevin
-from manykin.spaces import Space, Value, Vector
+from manykin.spaces import Labels, Space, Value, Vector
 from manykin.testing.oracles.support import FAST
 
 STEP = 0.7
 
 
 class LangevinOracle(GenerativeModel):
-    """``E(z) = sum exp(a) (z - m)^2 / 2``: the gradient of the likelihood from chains of a replay buffer."""
+    """``E(z, y) = sum exp(a) (z - m_y)^2 / 2 + b_y``: the gradient of the likelihood from chains of a replay buffer.
+
+    Chains forget within their five steps, and so serve any label; no likelihood knows the level b_y, which shows what pushes a label as a whole.
+    """
 
     samplers: ClassVar[tuple[type[Sampler], ...]] = (Langevin, HMC)
     chains: Tensor
@@ -26,8 +29,10 @@ class LangevinOracle(GenerativeModel):
     def __init__(self, config: Config | None, space: Space, condition: Space | None = None) -> None:
         super().__init__(config, space, condition)
         size = self.model_space.shape[0]
-        self.centre = nn.Parameter(0.3 * torch.randn(size))
+        classes = condition.classes if isinstance(condition, Labels) else 1
+        self.centre = nn.Parameter(0.3 * torch.randn(classes, size))
         self.sharpness = nn.Parameter(0.5 + 0.3 * torch.randn(size))
+        self.level = nn.Parameter(torch.zeros(classes))
         self.register_buffer("chains", torch.zeros(256, size))
 
     @property
@@ -36,7 +41,7 @@ class LangevinOracle(GenerativeModel):
 
     @property
     def accepts(self) -> Support:
-        return Support((Vector,))
+        return Support((Vector,), condition=(Labels,))
 
     def phases(self) -> Sequence[Phase]:
         return [Gradient("main", optimizer=FAST, contrastive=True)]
@@ -44,33 +49,34 @@ class LangevinOracle(GenerativeModel):
     def initialise(self, sample: Batch) -> None:
         self.chains.normal_()
 
-    def energy(self, z: Tensor) -> Tensor:
-        """E(z), shape (n,)."""
-        return 0.5 * (self.sharpness.exp() * (z - self.centre).square()).sum(dim=1)
+    def energy(self, z: Tensor, condition: Value | None = None) -> Tensor:
+        """E(z, y), shape (n,)."""
+        label = condition if isinstance(condition, Tensor) else torch.zeros(len(z), dtype=torch.long, device=z.device)
+        return 0.5 * (self.sharpness.exp() * (z - self.centre[label]).square()).sum(dim=1) + self.level[label]
 
     def potential(self, condition: Value | None) -> Energy:
-        return self.energy
+        return lambda z: self.energy(z, condition)
 
     def loss(self, batch: Batch) -> Tensor:
         z, _ = self.to_model_space(batch.x)
-        ends, _ = self.negatives(len(z))
-        return self.energy(z) - self.energy(ends)
+        ends, labels = self.negatives(len(z), batch.condition)
+        return self.energy(z, batch.condition) - self.energy(ends, labels)
 
     @torch.no_grad()
-    def negatives(self, n: int) -> tuple[Tensor, Value | None]:
+    def negatives(self, n: int, condition: Value | None = None) -> tuple[Tensor, Value | None]:
         size = len(self.chains)
         picked = torch.cat([torch.randperm(size) for _ in range(-(-n // size))])[:n]
-        ends = Langevin(steps=5).walk(self.potential(None), self.chains[picked], STEP).state
+        ends = Langevin(steps=5).walk(self.potential(condition), self.chains[picked], STEP).state
         if self.training:
             self.remember(picked[:size], ends[:size])
-        return ends, None
+        return ends, condition
 
     def remember(self, picked: Tensor, ends: Tensor) -> None:
         """Put the ends of chains back into the buffer."""
         self.chains[picked] = ends
 
     def _log_prob(self, z: Tensor, condition: Value | None) -> Tensor:
-        return -self.energy(z)
+        return -self.energy(z, condition)
 
     def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
         chosen = sampler if isinstance(sampler, ChainSampler) else HMC(steps=12)

@@ -8,21 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from manykin.contract import (
-    EXACT,
-    LOWER_BOUND,
-    Batch,
-    ClosedForm,
-    Config,
-    Density,
-    GenerativeModel,
-    Gradient,
-    Optim,
-    Phase,
-    Progress,
-    Sampler,
-    Support,
-)
+from manykin.config import Config
+from manykin.contract import EXACT, LOWER_BOUND, Batch, ClosedForm, Density, GenerativeModel, Gradient, Optim, Phase, Progress, Sampler, Support
 from manykin.models.latents import Point
 from manykin.random import fresh_seed, seeded
 from manykin.spaces import Labels, Space, Table, Value, Vector
@@ -73,9 +60,14 @@ class LinearVAE(GenerativeModel):
         mean = self.decoder(torch.randn(n, self.latent, dtype=self.dtype))
         return cast(Tensor, mean + self.log_noise.exp() * torch.randn_like(mean))
 
-    def exact_log_prob(self, x: Value) -> Tensor:
+    @property
+    def knows_marginal(self) -> bool:
+        """Of real columns, whose marginal is Gaussian."""
+        return isinstance(self.model_space, Vector)
+
+    def exact_log_prob(self, x: Value, condition: Value | None = None) -> Tensor:
         """The marginal in data space: log N(z; b, W W^T + s^2) and the log-determinant of the transform."""
-        z, ldj, _ = self.prepare(x)
+        z, ldj, _ = self.prepare(x, condition)
         weight = self.decoder.weight
         cover = weight @ weight.T + self.log_noise.exp() ** 2 * torch.eye(len(weight), dtype=weight.dtype)
         rest = z - self.decoder.bias
