@@ -47,7 +47,7 @@ class HMCKernel(PointKernel):
     jitter: float = 0.1
 
     def __post_init__(self) -> None:
-        require_positive("HMC", step_size=self.step_size)
+        require_positive("HMC", {"step_size": self.step_size})
         if self.leapfrog < 1 or not 0 <= self.jitter < 1:
             raise InvalidInput(f"HMC was given leapfrog = {self.leapfrog} and jitter = {self.jitter:g}; expected leapfrog ≥ 1 and 0 ≤ jitter < 1.")
 

@@ -53,7 +53,8 @@ class LangevinKernel(PointKernel):
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        require_positive("Langevin chains", step_size=self.step_size, temperature=self.temperature, clip=1.0 if self.clip is None else self.clip)
+        values = {"step_size": self.step_size, "temperature": self.temperature}
+        require_positive("Langevin chains", values | ({} if self.clip is None else {"clip": self.clip}))
 
     def _drift(self, point: Point) -> Tensor:
         """Where a step from these points goes without its noise."""

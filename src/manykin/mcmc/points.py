@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -78,7 +79,7 @@ class PointKernel(ABC):
         return here, accepted / count
 
 
-def require_positive(kernel: str, **values: float) -> None:
+def require_positive(kernel: str, values: Mapping[str, float]) -> None:
     """Refuse options of a kernel that are not finite numbers above 0.
 
     Raises:
