@@ -15,6 +15,7 @@ from manykin.spaces import Labels, Space, Value, Vector
 from manykin.testing.oracles.support import FAST
 
 STEP = 0.7
+"""The step of chains in units of the narrowest entry's deviation: wider steps would never be accepted there."""
 
 
 class LangevinOracle(GenerativeModel):
@@ -54,6 +55,11 @@ class LangevinOracle(GenerativeModel):
         label = condition if isinstance(condition, Tensor) else torch.zeros(len(z), dtype=torch.long, device=z.device)
         return 0.5 * (self.sharpness.exp() * (z - self.centre[label]).square()).sum(dim=1) + self.level[label]
 
+    @property
+    def step_size(self) -> float:
+        """The step that suits the present sharpness."""
+        return float(STEP * (-0.5 * self.sharpness.detach().max()).exp().clamp(max=1.0))
+
     def potential(self, condition: Value | None) -> Energy:
         return lambda z: self.energy(z, condition)
 
@@ -66,7 +72,7 @@ class LangevinOracle(GenerativeModel):
     def negatives(self, n: int, condition: Value | None = None) -> tuple[Tensor, Value | None]:
         size = len(self.chains)
         picked = torch.cat([torch.randperm(size) for _ in range(-(-n // size))])[:n]
-        ends = Langevin(steps=5).walk(self.potential(condition), self.chains[picked], STEP).state
+        ends = Langevin(steps=5).walk(self.potential(condition), self.chains[picked], self.step_size).state
         if self.training:
             self.remember(picked[:size], ends[:size])
         return ends, condition
@@ -79,6 +85,6 @@ class LangevinOracle(GenerativeModel):
         return -self.energy(z, condition)
 
     def _sample(self, n: int, condition: Value | None, sampler: Sampler | None) -> Tensor:
-        chosen = sampler if isinstance(sampler, ChainSampler) else HMC(steps=12)
+        chosen = sampler if isinstance(sampler, ChainSampler) else HMC(steps=30)
         start = torch.randn(n, *self.model_space.shape, dtype=self.dtype, device=self.device)
-        return chosen.walk(self.potential(condition), start, STEP).state
+        return chosen.walk(self.potential(condition), start, self.step_size).state
