@@ -35,8 +35,8 @@ from manykin.data.toys import toy
 from manykin.diffusion import Ancestral, DPMSolver, Heun, Solver
 from manykin.models.diffusion.base import Diffusion
 from manykin.nn import UNet
+from manykin.nn.hardware import has_bf16
 from manykin.nn.unet import Block, ChannelNorm
-from manykin.training.device import has_bf16
 
 MODELS = ("ddpm", "flow-matching")
 TOYS = ("eight-gaussians", "checkerboard", "two-spirals")

@@ -17,6 +17,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from _kept import kept, tasks
 from manykin.contract import Batch
 from manykin.data.toys import Mixture, toy
 from manykin.models.adversarial.gan import GAN, GANConfig
+from manykin.nn.hardware import has_bf16
 from manykin.spaces import Image, Labels
-from manykin.training.device import has_bf16
 
 PICTURE_SECONDS, TOY_SECONDS = 590.0, 110.0
 FIGURES = ("confident_share", "class_coverage", "condition_accuracy", "frechet_distance")
@@ -92,7 +93,7 @@ def mnist(out: Path, scale: float, n: int) -> None:
             print(line("", "real pictures", found, "_floor"), flush=True)
     for name in FLOORS:
         folder = out / f"mnist-{name}"
-        found = judged(folder, lambda name=name, folder=folder: mk.fit(name, "mnist", condition="label", out=folder, resume=True, seed=0), n, {})  # type: ignore[misc]
+        found = judged(folder, partial(mk.fit, name, "mnist", condition="label", out=folder, resume=True, seed=0), n, {})
         print(line(name, "classical floor", found), flush=True)
 
 

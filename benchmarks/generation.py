@@ -28,7 +28,7 @@ from _kept import yes
 from manykin.contract import Batch
 from manykin.decoding import Decoding
 from manykin.models.autoregressive.gpt import GPT, GPTConfig
-from manykin.nn.attention import multiplies_bf16
+from manykin.nn.hardware import has_bf16
 from manykin.spaces import Tokens
 from manykin.training.optim import Stepper
 
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/generation.json"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    bf16 = multiplies_bf16(torch.device(options.device))
+    bf16 = has_bf16(torch.device(options.device))
     result: dict[str, Any] = {"threads": torch.get_num_threads(), "device": options.device}
     for half in (False, True) if bf16 else (False,):
         label = "bf16" if half else "fp32"

@@ -38,7 +38,7 @@ from torch.nn import functional
 
 import manykin as mk
 from _kept import kept, listed, losses, mean_and_error, slug, tasks, worse, yes
-from manykin.training.device import has_bf16
+from manykin.nn.hardware import has_bf16
 
 MNIST_SECONDS, MNIST_LIMIT = 590.0, 600.0
 DIGIT_SECONDS, DIGIT_LIMIT = 115.0, 120.0

@@ -278,7 +278,7 @@ def test_packed_and_bf16_weights_draw_from_nearly_the_same_law():
 
 
 def test_bf16_without_the_hardware_warns(monkeypatch):
-    monkeypatch.setattr("manykin.models.autoregressive.gpt.multiplies_bf16", lambda device: False)
+    monkeypatch.setattr("manykin.models.autoregressive.gpt.has_bf16", lambda device: False)
     model = gpt(Tokens(5, 8))
     with pytest.warns(ManykinWarning, match="does not multiply bf16"):
         found = model.continuation(codes(model.tokens, 2, 3), 9, seed=0, sampler=Decoding(precision="bf16"))

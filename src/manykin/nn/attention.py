@@ -215,11 +215,3 @@ def rotations(length: int, size: int, base: float = 10_000.0) -> Tensor:
     angles = torch.arange(length, dtype=torch.float64)[:, None] * speeds
     cos, sin = angles.cos(), angles.sin()
     return torch.stack([torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)]).float()[:, :, None, None]
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 itself, so that it is faster than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and bool(probe is not None and probe())

@@ -13,6 +13,7 @@ import torch
 
 from manykin.contract import ClosedForm, GenerativeModel
 from manykin.errors import InvalidInput, ManykinWarning
+from manykin.nn.hardware import has_bf16
 from manykin.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -93,14 +94,6 @@ def choose_precision(name: str, device: torch.device) -> Literal["32-true", "bf1
         return "bf16-mixed"
     warnings.warn(f"this {device.type} does not multiply bf16: training in 32 bits.", ManykinWarning, stacklevel=3)
     return "32-true"
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 faster than it emulates it."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and bool(probe is not None and probe())
 
 
 def count_parameters(model: GenerativeModel) -> int:

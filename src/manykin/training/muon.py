@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from manykin.training.device import has_bf16
+from manykin.nn.hardware import has_bf16
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5

@@ -17,7 +17,8 @@ from manykin.models.autoregressive.painter import checked_mask
 from manykin.models.autoregressive.presets import PRESETS
 from manykin.models.autoregressive.writer import Writer
 from manykin.models.conditions import ConditionFeatures
-from manykin.nn.attention import Shape, Transformer, multiplies_bf16
+from manykin.nn.attention import Shape, Transformer
+from manykin.nn.hardware import has_bf16
 from manykin.random import fresh_seed, hash_seed
 from manykin.spaces import Labels, Space, Tokens, Value
 
@@ -254,7 +255,7 @@ class GPT(GenerativeModel):
         rules = Decoding() if sampler is None else sampler
         assert isinstance(rules, Decoding)
         dtype = self.dtype
-        if rules.precision == "bf16" and multiplies_bf16(self.device):
+        if rules.precision == "bf16" and has_bf16(self.device):
             dtype = torch.bfloat16
         elif rules.precision == "bf16":
             warnings.warn(f"this {self.device.type} does not multiply bf16: drawing in 32 bits.", ManykinWarning, stacklevel=4)

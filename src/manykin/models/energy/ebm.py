@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -181,7 +182,7 @@ class EBM(GenerativeModel):
         names = [-1] if labels is None else labels.tolist()
         for name in names:
             if name not in known:
-                known[name] = log_normaliser(lambda u, name=name: self._energy_given(u, name), self.chains)  # type: ignore[misc]
+                known[name] = log_normaliser(partial(self._energy_given, label=name), self.chains)
         values = torch.stack([known[name] for name in names])
         return values[0] if places is None else values[places]
 

@@ -16,10 +16,7 @@ from manykin.models.latent.codes import STATISTICS, CodeDensity
 from manykin.models.latent.networks import CodingConfig, CodingModel, RowDecoder, RowEncoder, convolutional, few_or_large, picture_of
 from manykin.models.latents import Point, check_latents
 from manykin.random import fresh_seed, seeded
-from manykin.spaces import Image, Labels, Space, Table, Value, columns_of, count, take
-
-ROWS = 1024
-"""Rows that are encoded at once when the density of codes is fitted."""
+from manykin.spaces import Image, Labels, Space, Table, Value, columns_of
 
 
 @dataclass(frozen=True)
@@ -141,10 +138,7 @@ class Autoencoder(CodingModel):
     def add_codes(self, batch: Batch) -> None:
         """Encode these rows, and add the moments of their codes."""
         with self.evaluating(None):
-            for begin in range(0, count(batch.x), ROWS):
-                part = slice(begin, begin + ROWS)
-                z, _ = self.to_model_space(take(batch.x, part))
-                c = None if batch.condition is None else take(batch.condition, part)
+            for z, c in self.parts(batch):
                 assert c is None or isinstance(c, Tensor)
                 self.codes.accumulate(self._encode(z, c), c)
 

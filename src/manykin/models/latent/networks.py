@@ -1,5 +1,6 @@
 """Encoders and decoders of rows: multilayer perceptrons, or convolutions where the rows are pictures."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,15 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from manykin.config import Config, option
-from manykin.contract import GenerativeModel
+from manykin.contract import Batch, GenerativeModel
 from manykin.errors import InvalidInput
 from manykin.models.columns import ColumnLikelihood
 from manykin.models.conditions import join
 from manykin.nn import MLP, ConvDecoder, ConvEncoder
-from manykin.spaces import Image, Space, Value
+from manykin.spaces import Image, Space, Value, take
 
 LARGE = 16
 """``auto`` takes convolutions for pictures with both sides of at least so many pixels."""
+
+ROWS = 1024
+"""Rows that a closing pass encodes at once."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class CodingModel(GenerativeModel):
         if self.likelihood.small and isinstance(x, Tensor):
             return x.reshape(len(x), -1).to(self.dtype), torch.zeros(len(x), dtype=torch.float64, device=x.device)
         return self.transform(x)  # type: ignore[no-any-return]
+
+    def parts(self, batch: Batch) -> Iterator[tuple[Tensor, Value | None]]:
+        """The rows of a closing pass and their conditions, a thousand at a time, in model space."""
+        for begin in range(0, len(batch), ROWS):
+            part = slice(begin, begin + ROWS)
+            yield self.to_model_space(take(batch.x, part))[0], None if batch.condition is None else take(batch.condition, part)
 
 
 def picture_of(space: Space, config: CodingConfig) -> Image | None:

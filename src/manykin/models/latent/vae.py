@@ -19,7 +19,7 @@ from manykin.models.latent.networks import CodingConfig, CodingModel, RowDecoder
 from manykin.models.latents import check_latents
 from manykin.models.likelihoods import Gaussian
 from manykin.random import fresh_seed, seeded
-from manykin.spaces import Labels, Space, Table, Value, Vector, columns_of, count, take
+from manykin.spaces import Labels, Space, Table, Value, Vector, columns_of
 
 LOG_STD_LIMIT = 8.0
 """The encoder's log standard deviations stay within plus and minus this."""
@@ -29,9 +29,6 @@ CHUNK = 2**24
 
 ACTIVE = 0.01
 """A latent is active where its posterior mean varies more than this (Burda, Grosse and Salakhutdinov, 2016, section 5.2)."""
-
-ROWS = 1024
-"""Rows that are encoded at once when units are counted."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +177,7 @@ class VAE(CodingModel):
     def add_units(self, batch: Batch) -> None:
         """Add up the posterior means of these rows and their squares."""
         with self.evaluating(None):
-            for begin in range(0, count(batch.x), ROWS):
-                part = slice(begin, begin + ROWS)
-                x, _ = self.to_model_space(take(batch.x, part))
-                c = None if batch.condition is None else take(batch.condition, part)
+            for x, c in self.parts(batch):
                 mean = self._posterior(x, self.features(c, self.dtype))[0].double()
                 self.unit_rows += len(mean)
                 self.unit_sums += mean.sum(dim=0)
