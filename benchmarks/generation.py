@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py                          # 6 layers x 384, vocabulary 65, 256 tokens
     python benchmarks/generation.py --tokens 32 --rounds 2 --steps 2
-    python benchmarks/generation.py --run runs/benchmarks/text/cpu-1-0   # quality of bf16 on trained weights
+    python benchmarks/generation.py --run runs/benchmarks/text/cpu-1-0   # quality of bf16 and int8 on trained weights
 
 To reach: a step of at most 0.8 x transformers' at equal precision; generation at least 3 x at batch 1 and 2 x at batch 16, with log-probabilities of
 the generated text within 0.01 nats per token of float32; at least 5 x what it takes without the cache. Both sides have the same vocabulary, context,
@@ -98,6 +98,11 @@ def steps(options: argparse.Namespace, bf16: bool) -> dict[str, float]:
     return race(runners, options.steps, 5)
 
 
+def halves(device: str) -> list[str]:
+    """The precisions below 32 bits that this machine draws in."""
+    return [*(["bf16"] if has_bf16(torch.device(device)) else []), *(["int8"] if device == "cpu" else [])]
+
+
 def generation(options: argparse.Namespace, batch: int, bf16: bool) -> dict[str, float]:
     """Tokens a second of each way to generate."""
     n = options.tokens - 1
@@ -109,8 +114,9 @@ def generation(options: argparse.Namespace, batch: int, bf16: bool) -> dict[str,
     runners: dict[str, Callable[[], object]] = {name: lambda model=model: model.generate(start, **rule) for name, model in models.items()}  # type: ignore[misc]
     own = ours(options).eval()
     runners["gpt"] = lambda: own.continuation(start, n, seed=0)
-    if bf16:
-        runners["gpt, bf16"] = lambda: own.continuation(start, n, seed=0, sampler=Decoding(precision="bf16"))
+    for name in halves(options.device):
+        rules = Decoding(precision=name)
+        runners[f"gpt, {name}"] = lambda rules=rules: own.continuation(start, n, seed=0, sampler=rules)  # type: ignore[misc]
     found = race(runners, options.rounds, 1)
     if not options.no_uncached:
         found |= race({"gpt, no cache": lambda: own.continuation(start, n, seed=0, sampler=Decoding(use_cache=False))}, 1, 0)
@@ -118,14 +124,14 @@ def generation(options: argparse.Namespace, batch: int, bf16: bool) -> dict[str,
 
 
 @torch.no_grad()
-def quality(options: argparse.Namespace) -> dict[str, float]:
-    """How far log-probabilities under bf16 weights are from float32, on text that was generated in bf16: mean and mean absolute, nats per token."""
+def quality(options: argparse.Namespace, precision: Any) -> dict[str, float]:
+    """How far log-probabilities under such weights are from float32, on text that was generated with them: mean and mean absolute, nats per token."""
     model = ours(options).eval() if options.run is None else mk.from_pretrained(options.run).model.to(options.device).eval()
     assert isinstance(model, GPT)
-    text = model.sample(16, seed=0, sampler=Decoding(precision="bf16"))
+    text = model.sample(16, seed=0, sampler=Decoding(precision=precision))
     assert isinstance(text, Tensor)
     expected = model.log_conditionals(text)
-    hidden = model.body.packed(torch.bfloat16)(model.embed(text[:, :-1], None))
+    hidden = model.body.packed(torch.bfloat16 if has_bf16(model.device) else torch.float32, precision == "int8")(model.embed(text[:, :-1], None))
     found = model.logits(hidden).log_softmax(-1).gather(2, text[..., None])[..., 0]
     return {"mean": float((found - expected).mean()), "absolute": float((found - expected).abs().mean())}
 
@@ -140,7 +146,7 @@ def main() -> None:
     for name, default in (("layers", 6), ("heads", 6), ("width", 384), ("vocab", 65), ("tokens", 256), ("batch", 8), ("rounds", 3), ("steps", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--run", type=Path, help="a run folder of gpt whose trained weights show the quality of bf16")
+    parser.add_argument("--run", type=Path, help="a run folder of gpt whose trained weights show the quality of bf16 and int8")
     parser.add_argument("--no-uncached", action="store_true", help="leave out generation without the cache, which is slow")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/generation.json"))
     options = parser.parse_args()
@@ -158,19 +164,18 @@ def main() -> None:
         for name, speed in speeds.items():
             shares = "  ".join(f"{speed / speeds[peer]:.2f} x {peer}" for peer in ("transformers", "transformers, bf16") if peer in speeds)
             print(f"batch {batch:3}  {name:20} {speed:8.0f} tokens/s  {shares}", flush=True)
-        best, own = ("gpt, bf16" if bf16 else "gpt"), speeds["gpt"]
+        own = speeds["gpt"]
+        best = max((name for name in speeds if name.startswith("gpt")), key=lambda name: speeds[name])
         told(f"batch {batch}, {best} by transformers in fp32", speeds[best] / speeds["transformers"], "at least", GENERATION[batch])
         if bf16:
             told(f"batch {batch}, {best} by transformers in bf16", speeds[best] / speeds["transformers, bf16"], "at least", GENERATION[batch])
         told(f"batch {batch}, gpt by transformers, both in fp32", own / speeds["transformers"], "at least", GENERATION[batch])
         if "gpt, no cache" in speeds:
             told(f"batch {batch}, gpt in fp32 with the cache by without", own / speeds["gpt, no cache"], "at least", CACHE)
-    result["bf16"] = quality(options)
-    print(
-        f"bf16 against float32 on generated text: mean {result['bf16']['mean']:+.5f}, absolute {result['bf16']['absolute']:.5f} nats/token",
-        flush=True,
-    )
-    told("nats per token from float32, absolute", result["bf16"]["absolute"], "at most", NEAR)
+    for name in halves(options.device):
+        result[name] = near = quality(options, name)
+        print(f"{name} against float32 on generated text: mean {near['mean']:+.5f}, absolute {near['absolute']:.5f} nats/token", flush=True)
+        told(f"{name}, nats per token from float32, absolute", near["absolute"], "at most", NEAR)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1))
 

@@ -263,18 +263,28 @@ def test_completion_keeps_prefixes_of_different_lengths():
     assert isinstance(model, Continues)
 
 
-def test_packed_and_bf16_weights_draw_from_nearly_the_same_law():
+def test_packed_bf16_and_int8_weights_draw_from_nearly_the_same_law():
     space = Tokens(20, 64)
     model, text = gpt(space, layers=3, heads=2, width=64, scale=0.05), codes(space, 8, 63)
     expected = model.log_conditionals(torch.cat([text, text[:, :1]], dim=1))[:, :-1]
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.01)):
+    for dtype, integers, tolerance in ((torch.float32, False, 1e-5), (torch.bfloat16, False, 0.01), (torch.float32, True, 0.01)):
         with torch.no_grad():
-            hidden = model.body.packed(dtype)(model.embed(text[:, :-1], None))
+            hidden = model.body.packed(dtype, integers)(model.embed(text[:, :-1], None))
             found = model.logits(hidden).log_softmax(-1).gather(2, text[..., None])[..., 0]
         assert abs(float((found - expected).mean())) < tolerance
         assert (found - expected).abs().max() < 30 * tolerance
-    sampled = model.continuation(text[:, :4], 100, seed=0, sampler=Decoding(precision="bf16"))
-    assert torch.equal(sampled, model.continuation(text[:, :4], 100, seed=0, sampler=Decoding(precision="bf16")))
+    for precision in ("bf16", "int8"):
+        sampled = model.continuation(text[:, :4], 100, seed=0, sampler=Decoding(precision=precision))
+        assert torch.equal(sampled, model.continuation(text[:, :4], 100, seed=0, sampler=Decoding(precision=precision)))
+
+
+def test_a_row_of_zeros_has_integer_weights():
+    space = Tokens(5, 8)
+    model = gpt(space).double()
+    with torch.no_grad():
+        model.body.blocks[0].attention.out.weight[0] = 0.0
+    found = model.continuation(codes(space, 2, 3), 9, seed=0, sampler=Decoding(precision="int8"))
+    assert int(found.max()) < 5
 
 
 def test_bf16_without_the_hardware_warns(monkeypatch):

@@ -89,6 +89,8 @@ def test_schedules():
     assert factor(50, 0, "cosine", 100) == pytest.approx(0.5)
     assert factor(99, 0, "cosine", 100) == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
     assert [factor(s, 2, "linear", 12) for s in (2, 7, 11)] == pytest.approx([1.0, 0.5, 0.1])
+    assert [factor(s, 0, "cosine", 10, 0.2) for s in (0, 5, 10)] == pytest.approx([1.0, 0.6, 0.2])
+    assert [factor(s, 3, "constant", 10, 0.2) for s in (0, 9)] == [0.25, 1.0]
 
 
 def test_plan_looks_ahead_to_the_next_thing_due():

@@ -38,7 +38,8 @@ class Rows:
 
     ``index`` (m,) int64 selects rows of the base without copying it; None means all. ``label`` (n,) int64: the class of each row of the base, where
     the data bring classes, whether or not a model is conditioned on them: metrics use them. ``chances``: where set, x is one draw of them, and every
-    training step draws its rows anew.
+    training step draws its rows anew. ``stream``: x, shape (n, length), holds neighbouring blocks of one sequence, and every training step cuts its
+    rows anew, each up to a block later, so that no symbol always stands at the same place.
     """
 
     x: Value
@@ -46,6 +47,7 @@ class Rows:
     index: Tensor | None = None
     label: Tensor | None = None
     chances: Chances | None = None
+    stream: bool = False
 
     def __len__(self) -> int:
         return count(self.x) if self.index is None else len(self.index)
@@ -59,6 +61,17 @@ class Rows:
         """The examples at these positions (int64, any order)."""
         at = positions if self.index is None else self.index[positions]
         return Batch(take(self.x, at), None if self.condition is None else take(self.condition, at))
+
+    def anew(self, at: Tensor) -> Value:
+        """Rows at these positions of the base as a training step sees them: where a step draws or cuts its own, from the global generator."""
+        if self.chances is not None:
+            return self.chances.at(at).draw()
+        if not self.stream:
+            return self.x.index_select(0, at) if isinstance(self.x, Tensor) else take(self.x, at)
+        assert isinstance(self.x, Tensor)
+        length = self.x.shape[1]
+        starts = (at * length + torch.randint(length, at.shape, device=at.device)).clamp(max=self.x.numel() - length)
+        return self.x.reshape(-1)[starts[:, None] + torch.arange(length, device=at.device)]
 
     def slice(self, start: int, stop: int) -> Batch:
         """The examples from start to stop, without a gather where the rows are contiguous."""

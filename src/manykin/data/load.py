@@ -185,6 +185,7 @@ def _assemble(found: Source, conditional: bool, own: dict[str, Any], options: Da
         bases = {split: _tensors(part, space, form) for split, part in found.parts.items()}
     condition, codes = _conditions(found, sizes, splits, options) if conditional else (None, {})
     rows, outside = rows_of(bases, codes, splits, space, condition)
+    rows["train"] = dataclasses.replace(rows["train"], stream=found.kind == "stream")
     provenance = {
         "name": found.name, **found.provenance, "rows": {split: len(part) for split, part in rows.items()},
         "split": _rule(found, options), "licence": None, "lossy": found.lossy, "outside": outside,

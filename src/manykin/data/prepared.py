@@ -177,7 +177,7 @@ def _describe(data: Dataset) -> dict[str, Any]:
     return {
         "format": FORMAT, "name": data.name, "space": plain(data.space), "condition": plain(data.condition), "classes": plain(data.classes),
         "form": data.form.to_json(), "provenance": dict(data.provenance), "entropy": data.entropy,
-        "chances": None if data.train.chances is None else data.train.chances.top,
+        "chances": None if data.train.chances is None else data.train.chances.top, "stream": data.train.stream,
     }  # fmt: skip
 
 
@@ -213,7 +213,8 @@ def _dataset(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Dat
             return None
         given = None if condition is None else _value(tensors, f"{split}/condition", condition)
         levels, top = tensors.get(f"{split}/chances"), described.get("chances")
-        found = Rows(x, given, None, tensors.get(f"{split}/label"), None if levels is None or top is None else Chances(levels, int(top)))
+        chances = None if levels is None or top is None else Chances(levels, int(top))
+        found = Rows(x, given, None, tensors.get(f"{split}/label"), chances, split == "train" and described.get("stream") is True)
         _check(found, space, condition, split)
         return found
 

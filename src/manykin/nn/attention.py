@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manykin.nn.dropout import Dropout
+from manykin.nn.lean import rms_norm, squared_relu, turn
 
 if TYPE_CHECKING:
     from manykin.nn.packed import PackedTransformer
@@ -78,7 +79,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight is None:
-            return functional.rms_norm(x, (self.width,), eps=EPSILON)
+            return rms_norm(x, EPSILON)
         return functional.layer_norm(x, (self.width,), self.weight, self.bias, 1e-5)
 
 
@@ -97,12 +98,12 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor, rotation: Tensor | None, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
         n, t, width = x.shape
         parts = self.query_key_value(x).view(n, t, 3, self.heads, self.size)
-        both, value = parts.narrow(2, 0, 2), parts.select(2, 2).transpose(1, 2)
+        both, value = parts.split((2, 1), dim=2)
         if self.qk_norm:
-            both = functional.rms_norm(both, (self.size,), eps=EPSILON)
+            both = rms_norm(both, EPSILON)
         if rotation is not None:
             both = rotate(both, rotation)
-        query, key = both.select(2, 0).transpose(1, 2), both.select(2, 1).transpose(1, 2)
+        query, key, value = (part.transpose(1, 2) for part in (*both.unbind(2), value.squeeze(2)))
         if cache is not None:
             key, value = cache.extend(layer, key, value)
         return self.out(attend(query, key, value, mask, 1 / math.sqrt(self.size)).transpose(1, 2).reshape(n, t, width))  # type: ignore[no-any-return]
@@ -129,7 +130,7 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     of the first half and the one of the second half at the same place.
     """
     cos, sin = rotation.to(x.dtype)
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return turn(x, cos, sin)
 
 
 class Block(nn.Module):
@@ -149,7 +150,7 @@ class Block(nn.Module):
         h = self.attention(self.before_attention(x), rotation, mask, cache, layer)
         x = x + (self.drop(h) if self.training else h)
         h = self.up(self.before_mlp(x))
-        h = self.down(torch.relu(h).square() if self.squared else functional.gelu(h))
+        h = self.down(squared_relu(h) if self.squared else functional.gelu(h))
         return x + (self.drop(h) if self.training else h)  # type: ignore[no-any-return]
 
 
@@ -202,11 +203,11 @@ class Transformer(nn.Module):
         assert isinstance(weight, Tensor)
         return Cache(self.shape, n, torch.float64 if weight.dtype == torch.float64 else torch.float32, weight.device)
 
-    def packed(self, dtype: torch.dtype) -> "PackedTransformer":
+    def packed(self, dtype: torch.dtype, integers: bool = False) -> "PackedTransformer":
         """The same function from a copy of the weights, for drawing one position after the other."""
         from manykin.nn.packed import PackedTransformer
 
-        return PackedTransformer(self, dtype)
+        return PackedTransformer(self, dtype, integers)
 
 
 def rotations(length: int, size: int, base: float = 10_000.0) -> Tensor:

@@ -1,9 +1,9 @@
 """A transformer for drawing: the same function as :class:`~manykin.nn.attention.Transformer`, arranged so that one position costs little.
 
 At one position a processor spends its time on reading the weights and on starting operations. Matrices are therefore stored once, in half precision
-where wanted, and in oneDNN's own layout where there is one; and what lies between them is as few operations as can be. Root mean square norms leave
-their constant factor to the matrix behind them. The pairs that rotary positions turn lie side by side, so that a rotation is one complex product:
-queries and keys are permuted alike, which no product of the two can see.
+or 8-bit integers where wanted, and in oneDNN's own layout where there is one; and what lies between them is as few operations as can be. Root mean
+square norms leave their constant factor to the matrix behind them. The pairs that rotary positions turn lie side by side, so that a rotation is one
+complex product: queries and keys are permuted alike, which no product of the two can see.
 """
 
 import math
@@ -40,6 +40,24 @@ class PackedLinear(nn.Module):
         return h.relu_() if self.after == "relu" else h
 
 
+class IntegerLinear(nn.Module):
+    """As :class:`PackedLinear`, with weights of 8 bits: each row is rounded to multiples of 1/127 of its largest entry."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, relu: bool = False) -> None:
+        super().__init__()
+        weight = weight.detach()
+        self.scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-30).to(dtype)
+        self.weight = (weight / self.scale[:, None].to(weight.dtype)).round().clamp(-127, 127).to(torch.int8)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]), self.weight, self.scale)
+        if self.bias is not None:
+            h = h.add_(self.bias)
+        return (h.relu_() if self.relu else h).view(*x.shape[:-1], -1)
+
+
 class PackedNorm(nn.Module):
     """A normalisation in front of a matrix, in the matrix's precision; :attr:`factor` is left to the matrix."""
 
@@ -66,9 +84,9 @@ class PackedBlock(nn.Module):
 
     floor: Tensor
 
-    def __init__(self, block: Block, rotary: bool, dtype: torch.dtype) -> None:
+    def __init__(self, block: Block, rotary: bool, dtype: torch.dtype, integers: bool) -> None:
         super().__init__()
-        attention = block.attention
+        attention, linear = block.attention, IntegerLinear if integers else PackedLinear
         self.heads, self.size, self.qk_norm, self.squared = attention.heads, attention.size, attention.qk_norm, block.squared
         self.first, self.second = PackedNorm(block.before_attention, dtype), PackedNorm(block.before_mlp, dtype)
         weight = attention.query_key_value.weight * self.first.factor
@@ -76,10 +94,10 @@ class PackedBlock(nn.Module):
         if rotary:
             order = _side_by_side(self.heads, self.size, weight.device)
             weight, bias = weight[order], None if bias is None else bias[order]
-        self.query_key_value = PackedLinear(weight, bias, dtype)
-        self.out = PackedLinear(attention.out.weight, attention.out.bias, dtype)
-        self.up = PackedLinear(block.up.weight * self.second.factor, block.up.bias, dtype, relu=self.squared)
-        self.down = PackedLinear(block.down.weight, block.down.bias, dtype)
+        self.query_key_value = linear(weight, bias, dtype)
+        self.out = linear(attention.out.weight, attention.out.bias, dtype)
+        self.up = linear(block.up.weight * self.second.factor, block.up.bias, dtype, relu=self.squared)
+        self.down = linear(block.down.weight, block.down.bias, dtype)
         self.scale = math.sqrt(self.size) if self.qk_norm else 1 / math.sqrt(self.size)
         self.register_buffer("floor", torch.tensor(math.sqrt(self.size * EPSILON)), persistent=False)
 
@@ -100,11 +118,14 @@ class PackedBlock(nn.Module):
 
 
 class PackedTransformer(nn.Module):
-    """A transformer's function without gradients, from a copy of its weights: matrices in ``dtype``, everything else in full precision."""
+    """A transformer's function without gradients, from a copy of its weights: matrices in ``dtype``, everything else in full precision.
+
+    ``integers``: the matrices themselves are of 8-bit integers, and only what they are multiplied by is of ``dtype``; on CPUs alone.
+    """
 
     rotation: Tensor | None
 
-    def __init__(self, source: "Transformer", dtype: torch.dtype) -> None:
+    def __init__(self, source: "Transformer", dtype: torch.dtype, integers: bool = False) -> None:
         super().__init__()
         blocks = [block for block in source.blocks if isinstance(block, Block)]
         weight = blocks[0].attention.out.weight
@@ -113,7 +134,7 @@ class PackedTransformer(nn.Module):
         self.places = None if source.places is None else source.places.weight.detach().clone()
         rotation = None if source.rotation is None else _turns(source.rotation, self.full)
         self.register_buffer("rotation", rotation, persistent=False)
-        self.blocks = nn.ModuleList(PackedBlock(block, rotation is not None, dtype) for block in blocks)
+        self.blocks = nn.ModuleList(PackedBlock(block, rotation is not None, dtype, integers) for block in blocks)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """As :meth:`Transformer.forward`."""

@@ -84,14 +84,10 @@ class Source:
         return len(self.rows)
 
     def gather(self, positions: Tensor) -> Batch:
-        """The rows at these positions of the base, on the device; rows with chances are drawn from the global generator."""
+        """The rows at these positions of the base, on the device; see :meth:`~manykin.data.dataset.Rows.anew`."""
         at = positions if self.moving else positions.to(self.device)
-        x, condition, chances = self.rows.x, self.rows.condition, self.rows.chances
-        if chances is not None:
-            found: Value = chances.at(at).draw()
-        else:
-            found = x.index_select(0, at) if isinstance(x, Tensor) else take(x, at)
-        batch = Batch(found, None if condition is None else take(condition, at))
+        condition = self.rows.condition
+        batch = Batch(self.rows.anew(at), None if condition is None else take(condition, at))
         return batch.to(self.device) if self.moving else batch
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -122,4 +118,5 @@ def _resident(rows: Rows, device: torch.device) -> Rows:
         None if rows.condition is None else move(rows.condition, device),
         None if rows.index is None else rows.index.to(device),
         chances=None if rows.chances is None else Chances(rows.chances.levels.to(device), rows.chances.top),
+        stream=rows.stream,
     )

@@ -12,7 +12,7 @@ MAX_STEPS = 2000
 BATCH_SIZE = 128
 """Examples an optimizer step where nobody says how many."""
 
-GRADIENT_ONLY = ("lr", "optimizer", "weight_decay", "schedule", "warmup", "clip", "ema")
+GRADIENT_ONLY = ("lr", "optimizer", "weight_decay", "schedule", "min_lr", "warmup", "clip", "ema")
 """Options that only gradient phases look at."""
 
 
@@ -33,6 +33,7 @@ class TrainOptions(Config):
     optimizer: Literal["adam", "adamw", "sgd", "muon"] | None = option(None, "optimizer of all phases; default: each phase's own")
     weight_decay: float | None = option(None, "weight decay of all phases; default: each phase's own", ge=0)
     schedule: Literal["constant", "cosine", "linear"] | None = option(None, "course of the learning rate after warm-up; default constant")
+    min_lr: float | None = option(None, "learning rate of the first phase at the end of a cosine or linear schedule; default 0", ge=0)
     warmup: int | None = option(None, "steps over which the learning rate rises linearly; default 0", ge=0)
     clip: float | None = option(None, "largest norm of the gradient of a phase; larger ones are scaled down to it", gt=0)
     ema: float | None = option(None, "decay of the average of the weights, which is then used in place of the last ones", gt=0, lt=1)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -197,8 +198,11 @@ def _split(data: Dataset, options: TrainOptions, seed: int) -> tuple[Rows, Rows 
     n = len(data.train)
     if n < 2:
         raise InvalidInput(f"train.patience needs validation rows, and {data.name} has {n} row; expected at least 2, or no patience.")
-    order = torch.randperm(n, generator=generator(seed, "hold out"))
     held = max(1, n // HOLDOUT)
+    x = data.train.x
+    if data.train.stream and isinstance(x, Tensor):  # Training cuts blocks anew, across any that would be held out in its midst.
+        return replace(data.train, x=x[: n - held]), replace(data.train, x=x[n - held :])
+    order = torch.randperm(n, generator=generator(seed, "hold out"))
     return data.train.select(order[held:].sort().values), data.train.select(order[:held].sort().values)
 
 

@@ -27,7 +27,10 @@ from manykin.training.setup import Setup
 from manykin.training.signals import Interrupted, Signals
 
 PROBE = 50
-"""Steps that are timed to turn ``max_time`` into ``max_steps``."""
+"""Steps that are timed, at least, to turn ``max_time`` into ``max_steps``."""
+
+PROBE_SHARE = 0.02
+"""Share of ``max_time`` for which steps are timed, at least: how fast a machine is changes from second to second."""
 
 
 class Trainer:
@@ -106,8 +109,9 @@ class Trainer:
         before, began, parallel = self.state.collect().keep(None), time.perf_counter(), self.state.context.parallel
         seconds: list[float] = []
         # Several processes must time equally many steps, however fast each is.
-        while len(seconds) < (PROBE // 10 if parallel else PROBE) and not self._exhausted():
-            if seconds and not parallel and time.perf_counter() - began > 0.05 * max_time:
+        while not self._exhausted():
+            timed, share = len(seconds), (time.perf_counter() - began) / max_time
+            if timed >= PROBE // 10 if parallel else (timed >= PROBE and share > PROBE_SHARE) or (timed and share > 0.05):
                 break
             if self._told_to_stop():
                 self._interrupt()
@@ -135,7 +139,7 @@ class Trainer:
             evaluation = time.perf_counter() - began
         if self.options.eval_every is not None:
             per_step, evaluation = per_step + evaluation / self.options.eval_every, 0.0
-        left = 0.97 * max_time - self.keeper.seconds() - 20 * evaluation - 10 * self.keeper.save_seconds
+        left = 0.93 * max_time - self.keeper.seconds() - 20 * evaluation - 10 * self.keeper.save_seconds
         left -= min(10 * self.keeper.sample_seconds, left / (SHARE + 1))
         steps, whole = max(1, int(left / max(per_step, 1e-9))), max(1, self.setup.pass_steps)
         return steps if self.gradient else max(whole, steps // whole * whole)
@@ -243,8 +247,10 @@ class Trainer:
 
     def _set_lr(self) -> None:
         counters, options = self.state.counters, self.options
-        share = factor(counters.step, options.warmup or 0, options.schedule or "constant", self.plan.max_steps) * counters.lr_scale
-        for stepper in self.state.context.steppers.values():
+        steppers = self.state.context.steppers.values()
+        end = (options.min_lr or 0.0) / next((stepper.base for stepper in steppers), 1.0)
+        share = factor(counters.step, options.warmup or 0, options.schedule or "constant", self.plan.max_steps, min(end, 1.0)) * counters.lr_scale
+        for stepper in steppers:
             stepper.set_lr(share)
 
     def _roll_back(self, failure: Diverged) -> None:

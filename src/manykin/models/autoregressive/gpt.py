@@ -254,12 +254,15 @@ class GPT(GenerativeModel):
     def _writer(self, sampler: Sampler | None, steps: int) -> Writer:
         rules = Decoding() if sampler is None else sampler
         assert isinstance(rules, Decoding)
-        dtype = self.dtype
-        if rules.precision == "bf16" and has_bf16(self.device):
-            dtype = torch.bfloat16
-        elif rules.precision == "bf16":
-            warnings.warn(f"this {self.device.type} does not multiply bf16: drawing in 32 bits.", ManykinWarning, stacklevel=4)
+        wanted, dtype, device = rules.precision, self.dtype, self.device
+        integers = wanted == "int8" and device.type == "cpu"
+        if wanted == "int8" and not integers:
+            warnings.warn(f"precision = 'int8' is for CPUs, not {device.type}: drawing in 32 bits.", ManykinWarning, stacklevel=4)
+        elif wanted == "bf16" and not has_bf16(device):
+            warnings.warn(f"this {device.type} does not multiply bf16: drawing in 32 bits.", ManykinWarning, stacklevel=4)
+        elif wanted != "32":
+            dtype = torch.bfloat16 if has_bf16(device) else torch.float32
         options: GPTConfig = self.config
         size = options.layers * options.width**2 * (4 + 2 * options.expand)
-        body = self.body.packed(dtype) if dtype != self.dtype or (size >= PACK_FROM and steps >= 8) else self.body
+        body = self.body.packed(dtype, integers) if integers or dtype != self.dtype or (size >= PACK_FROM and steps >= 8) else self.body
         return Writer(self.tokens, rules, body, self.embed, self.logits)

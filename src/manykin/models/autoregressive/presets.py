@@ -44,11 +44,14 @@ PRESETS: Mapping[str, Preset | Callable[[Space, int], Preset]] = {
     ),
     "nanogpt": Preset(
         {"layers": 4, "heads": 4, "width": 128, **NANOGPT},
-        {**LONG, "optimizer": "adamw", "max_steps": 2000, "warmup": 100, "batch_size": 12, "lr": 1e-3, "eval_every": 500},
+        {**LONG, "optimizer": "adamw", "max_steps": 2000, "warmup": 100, "batch_size": 12, "lr": 1e-3, "min_lr": 1e-4, "eval_every": 500},
     ),
     "nanogpt-gpu": Preset(
         {"layers": 6, "heads": 6, "width": 384, "dropout": 0.2, **NANOGPT},
-        {**LONG, "optimizer": "adamw", "max_steps": 5000, "warmup": 100, "batch_size": 64, "lr": 1e-3, "precision": "bf16", "eval_every": 250},
+        {
+            **LONG, "optimizer": "adamw", "max_steps": 5000, "warmup": 100, "batch_size": 64, "lr": 1e-3, "min_lr": 1e-4, "precision": "bf16",
+            "eval_every": 250,
+        },
     ),
 }
 """Presets by name. The context is a matter of the data: 64 symbols by default, ``--data.length`` for more."""
