@@ -21,6 +21,7 @@ most 0.5.
 
 import argparse
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,19 +131,18 @@ def mnist(out: Path, scale: float, n: int) -> None:
     for name in PICTURE_FLOORS:
         model = mk.fit(name, "mnist", condition="label", out=out / f"mnist-{name}", resume=True, seed=0)
         picture_line(name, "classical floor", judged(out / f"mnist-{name}", model, "default sampler", n))
-    for name in MODELS:
-        runs = [("", {}, {}, scale * PICTURE_SECONDS, tuple(SAMPLERS))]
-        runs += [(f"a fifth: {label}", *parts, scale * PICTURE_SECONDS / 5, ("default sampler",)) for label, parts in PICTURE_ABLATIONS.items()]
-        for label, options, train, seconds, samplers in runs:
-            folder = out / f"mnist-{name}{'-' + label.replace(' ', '-').replace(',', '').replace(':', '') if label else ''}"
-            model = mk.fit(
-                name, "mnist", condition="label", preset="cpu", options=options, train=train, max_time=seconds, out=folder, resume=True, seed=0
-            )  # fmt: skip
-            for sampler in samplers:
-                found = judged(folder, model, sampler, n)
-                picture_line(name, label or sampler, found)
-                if not label and sampler == "default sampler":
-                    picture_line("", "real pictures", found, "_floor")
+    runs = [("", {}, {}, scale * PICTURE_SECONDS, tuple(SAMPLERS))]
+    runs += [(f"a fifth: {label}", *parts, scale * PICTURE_SECONDS / 5, ("default sampler",)) for label, parts in PICTURE_ABLATIONS.items()]
+    for (label, options, train, seconds, samplers), name in itertools.product(runs, MODELS):
+        folder = out / f"mnist-{name}{'-' + label.replace(' ', '-').replace(',', '').replace(':', '') if label else ''}"
+        model = mk.fit(
+            name, "mnist", condition="label", preset="cpu", options=options, train=train, max_time=seconds, out=folder, resume=True, seed=0
+        )  # fmt: skip
+        for sampler in samplers:
+            found = judged(folder, model, sampler, n)
+            picture_line(name, label or sampler, found)
+            if not label and sampler == "default sampler":
+                picture_line("", "real pictures", found, "_floor")
 
 
 def stepper(network: torch.nn.Module, ask: Callable[..., Any], x: torch.Tensor, bf16: bool) -> Callable[[], None]:

@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Preset | Callable[[Space, int], Preset]] = {
     ),
     "cpu": Preset(
         {"layers": 5, "heads": 4, "width": 256, "dropout": 0.1},
-        {**LONG, "max_steps": 3000, "batch_size": 32, "lr": 3e-3, "precision": "bf16", "eval_every": 1000},
+        {**LONG, "max_steps": 2000, "batch_size": 8, "lr": 5e-3, "precision": "bf16", "eval_every": 1000},
     ),
     "gpu": Preset(
         {"layers": 6, "heads": 6, "width": 384, "dropout": 0.2},
