@@ -14,6 +14,8 @@ NANOGPT = {
 
 LONG = {"schedule": "cosine", "warmup": 50, "clip": 1.0, "weight_decay": 0.1}
 
+NANOGPT_COURSE = {**LONG, "optimizer": "adamw", "warmup": 100, "lr": 1e-3, "min_lr": 1e-4}
+
 
 def default(space: Space, n: int) -> Preset:
     """Sized by the number of symbols: small and regularised for few, with early stopping; larger and in bfloat16 for many."""
@@ -44,14 +46,11 @@ PRESETS: Mapping[str, Preset | Callable[[Space, int], Preset]] = {
     ),
     "nanogpt": Preset(
         {"layers": 4, "heads": 4, "width": 128, **NANOGPT},
-        {**LONG, "optimizer": "adamw", "max_steps": 2000, "warmup": 100, "batch_size": 12, "lr": 1e-3, "min_lr": 1e-4, "eval_every": 500},
+        {**NANOGPT_COURSE, "max_steps": 2000, "batch_size": 12, "eval_every": 500},
     ),
     "nanogpt-gpu": Preset(
         {"layers": 6, "heads": 6, "width": 384, "dropout": 0.2, **NANOGPT},
-        {
-            **LONG, "optimizer": "adamw", "max_steps": 5000, "warmup": 100, "batch_size": 64, "lr": 1e-3, "min_lr": 1e-4, "precision": "bf16",
-            "eval_every": 250,
-        },
+        {**NANOGPT_COURSE, "max_steps": 5000, "batch_size": 64, "precision": "bf16", "eval_every": 250},
     ),
 }
 """Presets by name. The context is a matter of the data: 64 symbols by default, ``--data.length`` for more."""
