@@ -83,6 +83,20 @@ def test_shares_cover_everything_evenly():
             assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"min_lr": 1e-4}, "no effect on a constant learning rate"),
+        ({"min_lr": 0.1, "lr": 0.01, "schedule": "cosine"}, "above the learning rate 0.01"),
+        ({"min_lr": 0.1, "schedule": "linear"}, "above the learning rate"),
+    ],
+)
+def test_a_schedule_cannot_end_above_its_start_or_without_a_course(changes, message):
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(InvalidInput, match=message):
+        steppers(model, [Gradient("main", optimizer=Optim("adam", lr=1e-3))], TrainOptions(**changes))
+
+
 def test_schedules():
     assert [factor(s, 3, "constant", 10) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert factor(0, 0, "cosine", 100) == 1.0

@@ -179,8 +179,8 @@ def maps_one_to_one(model: GenerativeModel) -> bool:
 
     rows = example_rows(model.space, model.condition, 2)
     with torch.no_grad():
-        try:
-            code = model.encode(rows.x, rows.condition)
+        code = model.encode(rows.x, rows.condition)
+        try:  # Codes that are no numbers have no moments.
             mean, variance = code.mean, code.variance
         except (NotImplementedError, AttributeError):
             return False

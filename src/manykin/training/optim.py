@@ -81,9 +81,11 @@ def steppers(model: nn.Module, phases: Sequence[Gradient], options: TrainOptions
 
     Raises:
         ManykinError: where a phase has no parameters.
+        InvalidInput: for a ``min_lr`` that no schedule can end at.
     """
     if not phases:
         return {}
+    _check_end(options, phases[0].optimizer.lr)
     scale = 1.0 if options.lr is None else options.lr / phases[0].optimizer.lr
     shared: dict[tuple[str, ...], Stepper] = {}
     result = {}
@@ -100,6 +102,16 @@ def steppers(model: nn.Module, phases: Sequence[Gradient], options: TrainOptions
             shared[key] = Stepper(model, phase, optim)
         result[phase.name] = shared[key]
     return result
+
+
+def _check_end(options: TrainOptions, own: float) -> None:
+    end, lr = options.min_lr, options.lr or own
+    if end is None:
+        return
+    if (options.schedule or "constant") == "constant":
+        raise InvalidInput(f"train.min_lr = {end:g} has no effect on a constant learning rate; choose train.schedule cosine or linear, or drop it.")
+    if end > lr:
+        raise InvalidInput(f"train.min_lr = {end:g} is above the learning rate {lr:g}; expected at most that.")
 
 
 def _build(model: nn.Module, named: Mapping[str, nn.Parameter], optim: Optim) -> list[Optimizer]:

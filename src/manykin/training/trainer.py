@@ -249,7 +249,7 @@ class Trainer:
         counters, options = self.state.counters, self.options
         steppers = self.state.context.steppers.values()
         end = (options.min_lr or 0.0) / next((stepper.base for stepper in steppers), 1.0)
-        share = factor(counters.step, options.warmup or 0, options.schedule or "constant", self.plan.max_steps, min(end, 1.0)) * counters.lr_scale
+        share = factor(counters.step, options.warmup or 0, options.schedule or "constant", self.plan.max_steps, end) * counters.lr_scale
         for stepper in steppers:
             stepper.set_lr(share)
 
