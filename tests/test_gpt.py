@@ -16,6 +16,7 @@ from manykin.decoding import Decoding
 from manykin.errors import InvalidInput, ManykinWarning, Unsupported
 from manykin.metrics.likelihoods import likelihood
 from manykin.models.autoregressive.gpt import GPT, GPTConfig
+from manykin.nn import Grams
 from manykin.nn.attention import CausalAttention, Transformer
 from manykin.nn.dropout import Dropout
 from manykin.spaces import Labels, Tokens
@@ -27,6 +28,7 @@ from manykin.training import TrainOptions
 STYLES = {
     "default": {},
     "nanogpt": {"positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": False, "bias": True, "tie": True},
+    "grams": {"grams": 3, "buckets": 20, "gram_width": 4},
 }
 GREEDY = Decoding(temperature=0)
 
@@ -73,6 +75,36 @@ def test_no_layer_sees_the_future_and_every_layer_sees_all_of_the_past(style):
             assert (reach[: place + 1] > 0).all()
 
 
+@pytest.mark.parametrize(("vocab", "longest", "buckets"), [(3, 3, 1000), (3, 4, 50), (60_000, 8, 64)])
+def test_grams_see_the_last_symbols_and_no_others(vocab, longest, buckets):
+    torch.manual_seed(0)
+    grams = Grams(vocab, longest, buckets, 4, 6).double()
+    x = torch.randint(vocab, (1, 12))
+    base = grams(x)
+    for place in range(12):
+        other = x.clone()
+        other[0, place] = (x[0, place] + 1) % vocab
+        moved = (grams(other) - base).abs().amax(dim=2)[0] > 0
+        assert moved.tolist() == [place <= t < place + longest for t in range(12)]
+    assert torch.equal(grams(x[:, -longest:])[:, -1], base[:, -1])
+
+
+def test_runs_share_no_row_where_there_are_enough():
+    grams = Grams(3, 3, 1000, 4, 6)
+    assert [len(table.weight) for table in grams.tables] == [4**2, 4**3]
+    runs = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    grams.mix.weight.data.normal_()
+    assert len({tuple(row) for row in grams(runs)[:, -1].tolist()}) == 27
+
+
+def test_a_gram_that_sees_the_future_is_caught(monkeypatch):
+    true_forward = Grams.forward
+    monkeypatch.setattr(Grams, "forward", lambda self, codes: true_forward(self, codes.roll(-1, 1)))
+    config = GPTConfig(layers=1, heads=1, width=16, grams=2)
+    rows = run_checks(Context(Subject(GPT(config, Tokens(3, 4)), "", {"max_steps": 60, "lr": 1e-2})), ["mass-is-one"])
+    assert [row.passed for row in rows] == [False]
+
+
 def test_a_leaking_mask_is_caught(monkeypatch):
     def leaky(query, key, value, mask):
         return ((query @ key.transpose(-2, -1)) / math.sqrt(query.shape[-1])).softmax(-1) @ value
@@ -84,8 +116,8 @@ def test_a_leaking_mask_is_caught(monkeypatch):
 
 
 def test_a_target_that_is_not_shifted_is_caught(monkeypatch):
-    def unshifted(self, codes, condition, first=True):
-        return self.table(torch.cat([codes, codes[:, -1:]], dim=1)) if first and codes.shape[1] else true_embed(self, codes, condition, first)
+    def unshifted(self, codes, condition, last=False):
+        return self.table(torch.cat([codes, codes[:, -1:]], dim=1)) if not last and codes.shape[1] else true_embed(self, codes, condition, last)
 
     true_embed = GPT.embed
     monkeypatch.setattr(GPT, "embed", unshifted)

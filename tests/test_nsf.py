@@ -10,7 +10,7 @@ import manykin as mk
 from manykin.contract import Batch, Decodes, Encodes
 from manykin.errors import InvalidInput, Unsupported
 from manykin.models import get
-from manykin.models.flows.lattices import Equalise, Lattices
+from manykin.models.flows.lattices import Equalise, Lattices, grouped
 from manykin.models.flows.nsf import NSF, NSFConfig
 from manykin.nn import GridNet
 from manykin.spaces import Image, Labels, Vector
@@ -32,11 +32,11 @@ def rows(size: int, conditioner: str = "coupling", scale: float = 0.2) -> NSF:
     return away(NSF(NSFConfig(layers=4, bins=6, hidden=(16,), conditioner=conditioner), Vector(size)), scale)
 
 
-def pictures(size, levels, conditioner: str = "coupling", condition=None, scale: float = 0.2) -> tuple[NSF, Tensor]:
+def pictures(size, levels, conditioner: str = "coupling", condition=None, scale: float = 0.2, histogram: int = 0) -> tuple[NSF, Tensor]:
     """A started flow of pictures and the pictures it was started from."""
     torch.manual_seed(0)
     x = torch.randint(0, levels, (64, *size), dtype=torch.uint8) if levels else torch.randn(64, *size, dtype=DOUBLE)
-    config = NSFConfig(layers=3, bins=5, hidden=(16,), channels=8, blocks=1, conditioner=conditioner)
+    config = NSFConfig(layers=3, bins=5, hidden=(16,), channels=8, blocks=1, conditioner=conditioner, histogram=histogram)
     model = NSF(config, Image(size, levels), condition)
     c = None if condition is None else torch.arange(64) % condition.classes
     model.start(lambda: [Batch(x, c)], Batch(x, c), seed=0)
@@ -101,9 +101,11 @@ def test_pictures_of_any_size_invert(size, levels, conditioner):
 
 
 @pytest.mark.parametrize("conditioner", ["coupling", "autoregressive"])
-@pytest.mark.parametrize(("size", "levels"), [((1, 4, 4), 5), ((1, 5, 4), None), ((2, 4, 4), None), ((1, 6, 5), 3)])
-def test_whole_jacobian_of_small_pictures(size, levels, conditioner):
-    model, x = pictures(size, levels, conditioner)
+@pytest.mark.parametrize(
+    ("size", "levels", "histogram"), [((1, 4, 4), 5, 0), ((1, 4, 4), 5, 3), ((1, 5, 4), None, 3), ((2, 4, 4), None, 0), ((1, 6, 5), 3, 9)]
+)
+def test_whole_jacobian_of_small_pictures(size, levels, histogram, conditioner):
+    model, x = pictures(size, levels, conditioner, histogram=histogram)
     z = model.to_model_space(x[:3])[0].double()
     _, ldj = model._flow(z, None)
     for row in range(3):
@@ -129,8 +131,8 @@ def test_equalising_is_a_bijection_with_flat_histogram_fitted_on_the_training_ro
     model.start(lambda: [Batch(x[:100])], Batch(x[:100]), seed=0)
     lattices = model.flow
     assert isinstance(lattices, Lattices)
-    counts = torch.stack([torch.bincount(x[:100, channel].flatten().long(), minlength=16) for channel in range(2)]).double() + 0.5
-    assert torch.allclose(lattices.equalise.shares, counts / counts.sum(1, keepdim=True))
+    counts = torch.bincount(x[:100].flatten().long(), minlength=16).double() + 0.5
+    assert torch.allclose(lattices.equalise.shares, counts / counts.sum())
     before = lattices.equalise.shares.clone()
     model.initialise(Batch(x[100:]))
     assert torch.equal(lattices.equalise.shares, before)
@@ -146,7 +148,7 @@ def test_equalising_is_a_bijection_with_flat_histogram_fitted_on_the_training_ro
 
 
 def test_equalise_gives_no_density_outside_the_range():
-    layer = Equalise(1, 4).double()
+    layer = Equalise(4, 1).double()
     z = torch.tensor([-1.01, -1.0, 0.3, 1.0, 1.01], dtype=DOUBLE).view(5, 1, 1, 1)
     assert layer(z)[1].flatten().isinf().tolist() == [True, False, False, False, True]
 
@@ -167,9 +169,17 @@ def test_levels_that_training_never_saw_come_back_in_single_precision():
         assert (((back + 1) * 128).floor() == level).all()
 
 
-def test_splines_of_pictures_invert_whatever_their_parameters():
+def test_groups_of_levels_are_nearly_equal_and_lie_between_levels():
+    shares = torch.tensor([0.8, 0.02, 0.03, 0.06, 0.04, 0.05], dtype=DOUBLE)
+    assert torch.allclose(grouped(shares, 4), torch.tensor([0.0, 0.8, 0.85, 0.91, 1.0], dtype=DOUBLE))
+    assert torch.allclose(grouped(shares, 6), torch.cat([torch.zeros(1, dtype=DOUBLE), shares.cumsum(0)]))
+    assert torch.allclose(grouped(shares, 1), torch.tensor([0.0, 1.0], dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("histogram", [0, 4])
+def test_splines_of_pictures_invert_whatever_their_parameters(histogram):
     torch.manual_seed(0)
-    spline = pictures((1, 4, 4), 5)[0].flow.spline
+    spline = pictures((1, 4, 4), 5, histogram=histogram)[0].flow.spline
     raw, t = 100 * torch.randn(20_000, spline.width, dtype=DOUBLE), torch.rand(20_000, dtype=DOUBLE)
     assert (spline.inverse(spline.forward(t, raw)[0], raw) - t).abs().max() < 1e-3
 

@@ -1,5 +1,7 @@
 """Rational-quadratic splines and masked networks: inverses, slopes, gradients by hand, masks, and zuko as an oracle."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,13 +10,23 @@ from zuko.flows.coupling import NICE
 from zuko.transforms import MonotonicRQSTransform
 
 from manykin.models.flows.nsf import NSF, NSFConfig
-from manykin.models.flows.splines import Spline
+from manykin.models.flows.splines import HistogramSpline, Spline
 from manykin.nn import MaskedMLP
 from manykin.spaces import Vector
 
 DOUBLE = torch.float64
 
-SPLINES = [Spline(8, -3.0, 3.0), Spline(5, -2.0, 4.0), Spline(7, 0.0, 1.0, tails=False, slope=1e-6)]
+
+class Stepped(HistogramSpline):
+    low, high = 0.0, 1.0
+
+    def __str__(self) -> str:
+        return f"histogram of {self.cells}, {self.smooth}"
+
+
+EDGES = SimpleNamespace(edges=torch.tensor([0.0, 0.55, 0.6, 0.9, 1.0], dtype=DOUBLE))
+SMOOTH = Spline(7, 0.0, 1.0, tails=False, slope=1e-6)
+SPLINES = [Spline(8, -3.0, 3.0), Spline(5, -2.0, 4.0), SMOOTH, Stepped(Spline(7, 0.0, 1.0, tails=False, slope=1e-2), EDGES)]
 
 
 @pytest.mark.parametrize("spline", SPLINES, ids=str)
@@ -27,7 +39,8 @@ def test_spline_inverts_and_knows_its_slope(spline, strength):
     y, log_slope = spline.forward(x, raw)
     (slope,) = torch.autograd.grad(y.sum(), x)
     assert (slope.log() - log_slope).abs().max() < 1e-9
-    assert ((y >= spline.low) & (y <= spline.high)).all()
+    rounding = 1e-12 if isinstance(spline, HistogramSpline) else 0.0
+    assert ((y >= spline.low - rounding) & (y <= spline.high + rounding)).all()
     back = spline.inverse(y, raw)
     # In units of y: where the spline is flat, rounding of y alone moves x.
     assert (spline.forward(back, raw)[0] - y).abs().max() < 1e-10
@@ -74,6 +87,19 @@ def test_spline_near_a_histogram_gives_each_bin_its_mass():
     ends = torch.arange(8, dtype=DOUBLE).expand(4, 8) / 7
     y, _ = spline.forward(ends, spline.near(mass)[:, None].expand(4, 8, -1))
     assert (y.diff() - mass).abs().max() < 1e-9
+
+
+def test_a_histogram_gives_each_cell_its_mass_and_jumps_at_its_edges():
+    spline, edges = Stepped(SMOOTH, EDGES), EDGES.edges
+    mass = torch.rand(6, 4, dtype=DOUBLE) ** 3 + 1e-3
+    mass = mass / mass.sum(1, keepdim=True)
+    raw = spline.near(mass)
+    for side in (-1e-9, 1e-9):
+        x = (edges[1:-1] + side).expand(6, 3)
+        _, log_slope = spline.forward(x, raw[:, None].expand(6, 3, -1))
+        density = mass / edges.diff()
+        assert (log_slope.exp() - (density[:, :-1] if side < 0 else density[:, 1:])).abs().max() < 1e-6
+    assert torch.equal(spline.cell(edges[:-1]), torch.arange(4))
 
 
 @pytest.mark.parametrize("context", [0, 2])

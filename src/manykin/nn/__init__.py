@@ -3,6 +3,7 @@
 from manykin.nn.actnorm import ActNorm
 from manykin.nn.conv import ConvDecoder, ConvEncoder
 from manykin.nn.embed import LabelFeatures, VectorFeatures
+from manykin.nn.grams import Grams
 from manykin.nn.grid import GridNet
 from manykin.nn.masked_mlp import MaskedMLP
 from manykin.nn.mlp import MLP
@@ -14,6 +15,7 @@ __all__ = [
     "ActNorm",
     "ConvDecoder",
     "ConvEncoder",
+    "Grams",
     "GridNet",
     "LabelFeatures",
     "MaskedMLP",

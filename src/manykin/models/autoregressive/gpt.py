@@ -17,12 +17,13 @@ from manykin.models.autoregressive.painter import checked_mask
 from manykin.models.autoregressive.presets import PRESETS
 from manykin.models.autoregressive.writer import Writer
 from manykin.models.conditions import ConditionFeatures
+from manykin.nn import Grams
 from manykin.nn.attention import Shape, Transformer
 from manykin.nn.hardware import has_bf16
 from manykin.random import fresh_seed, hash_seed
 from manykin.spaces import Labels, Space, Tokens, Value
 
-POSITIONS = 16_384
+POSITIONS = 4096
 """Positions that likelihoods work on at a time."""
 
 ROWS = 64
@@ -47,6 +48,9 @@ class GPTConfig(Config):
     qk_norm: bool = option(True, "whether queries and keys are normalised")
     bias: bool = option(False, "whether linear maps have a bias")
     tie: bool = option(False, "whether the output layer is the table of symbols itself")
+    grams: int = option(1, "up to so many symbols in a row have a learned vector together; 1: each symbol alone", ge=1, le=8)
+    buckets: int = option(16_384, "vectors for the runs of each length, shared by runs of equal hash", ge=1)
+    gram_width: int = option(64, "entries of such a vector", ge=1)
 
 
 class GPT(GenerativeModel):
@@ -60,7 +64,8 @@ class GPT(GenerativeModel):
 
     Alec Radford et al., Language models are unsupervised multitask learners, 2019. The defaults differ from it: rotary positions, RMSNorm without
     weights, normalised queries and keys, squared ReLU, separate tables at both ends, and Muon (Jordan et al., Muon: an optimizer for hidden layers
-    in neural networks, 2024); options bring all of GPT-2's choices back.
+    in neural networks, 2024); options bring all of GPT-2's choices back. With ``grams`` above 1 each position also sees learned vectors of the last
+    2, 3, ... symbols together (:class:`~manykin.nn.Grams`): what an n-gram model counts need then not be learned by attention first.
 
     Cost: training and scoring :math:`O(L T (12 w^2 + 2 T w))` operations a text, w the width and L the layers; drawing a symbol with the cache
     :math:`O(L (12 w^2 + 2 t w))`, bound by reading the weights.
@@ -86,6 +91,9 @@ class GPT(GenerativeModel):
             raise InvalidInput(f"model.width = {options.width} does not fit heads = {options.heads}; expected a multiple of {size}.")
         self.features = ConditionFeatures(condition, options.width)
         self.table = nn.Embedding(self.tokens.vocab, options.width)
+        self.grams = None
+        if options.grams > 1:
+            self.grams = Grams(self.tokens.vocab, options.grams, options.buckets, options.gram_width, options.width)
         self.start_vector = nn.Parameter(0.02 * torch.randn(options.width))
         self.body = Transformer(
             Shape(
@@ -111,10 +119,16 @@ class GPT(GenerativeModel):
 
     # Likelihood.
 
-    def embed(self, codes: Tensor, condition: Value | None, first: bool = True) -> Tensor:
-        """What the transformer sees of codes (n, t): the start vector, then a vector a code, shape (n, t + 1, width); without ``first`` no start."""
+    def embed(self, codes: Tensor, condition: Value | None, last: bool = False) -> Tensor:
+        """What the transformer sees of codes (n, t): the start vector, then a vector a code, (n, t + 1, width); ``last``: of the last code only."""
+        if last:
+            codes = codes[:, -self.config.grams :]
         x: Tensor = self.table(codes)
-        if first:
+        if self.grams is not None:
+            x = x + self.grams(codes)
+        if last:
+            x = x[:, -1:]
+        else:
             x = torch.cat([self.start_vector.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         context = self.features(condition, x.dtype)
         return x if context is None else x + context[:, None]

@@ -25,7 +25,7 @@ class Writer:
         tokens: vocabulary, context and end.
         rules: how a symbol is chosen from its logits.
         body: the transformer, perhaps packed.
-        embed: codes (n, t), condition and whether the start vector goes first, to its inputs.
+        embed: codes (n, t) and condition to its inputs, the start vector's first; or, if so asked, to that of the last code only.
         logits: hidden states to logits.
     """
 
@@ -66,9 +66,9 @@ class Writer:
     def next_logits(self, window: Tensor, condition: Value | None, cache: Cache | None) -> Tensor:
         """Logits of the symbol after a window (n, w), shape (n, vocabulary); a cache that is not empty holds all but its last symbol."""
         if cache is None or cache.filled == 0:
-            inputs = self.embed(window, condition, True)
+            inputs = self.embed(window, condition, False)
         else:
-            inputs = self.embed(window[:, -1:], condition, False)
+            inputs = self.embed(window, condition, True)
         return self.logits(self.body(inputs, cache)[:, -1])
 
     def _seen(self, text: Tensor) -> Tensor:

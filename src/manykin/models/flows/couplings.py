@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from manykin.models.conditions import join
-from manykin.models.flows.splines import Spline
+from manykin.models.flows.splines import HistogramSpline, Spline
 from manykin.nn import MLP, ActNorm, MaskedMLP
 
 
@@ -64,7 +64,9 @@ class SplineCoupling(nn.Module):
         hidden, activation, dropout: of the network.
     """
 
-    def __init__(self, kept: int, moved: int, context: int, spline: Spline, hidden: Sequence[int], activation: str, dropout: float) -> None:
+    def __init__(
+        self, kept: int, moved: int, context: int, spline: Spline | HistogramSpline, hidden: Sequence[int], activation: str, dropout: float
+    ) -> None:
         super().__init__()
         self.moved, self.spline, inputs = moved, spline, kept + context
         self.net = MLP(inputs, hidden, moved * spline.width, activation=activation, dropout=dropout, last="small") if inputs else None
@@ -109,7 +111,7 @@ class AutoregressiveSplines(nn.Module):
     """
 
     def __init__(
-        self, size: int, context: int, spline: Spline, hidden: Sequence[int], activation: str, dropout: float,
+        self, size: int, context: int, spline: Spline | HistogramSpline, hidden: Sequence[int], activation: str, dropout: float,
         look: Callable[[Tensor], Tensor] | None = None, features: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()

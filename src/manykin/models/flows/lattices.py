@@ -1,5 +1,6 @@
 """A flow of pictures, lattice after lattice: each pixel by a spline whose parameters see all pixels of the lattices before it."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manykin.models.flows.couplings import AutoregressiveSplines, RowFlow, SplineCoupling, sides
-from manykin.models.flows.splines import Spline
+from manykin.models.flows.splines import HistogramSpline, Spline
 from manykin.nn import GridNet
 
 FINEST = 1024
@@ -31,32 +32,34 @@ OFFSETS = ((1, 1), (0, 1), (1, 0))
 
 
 class Equalise(nn.Module):
-    """Values of levels, dequantised and scaled to [-1, 1], made nearly uniform on [0, 1] by the histogram of the training rows, one for each channel.
+    """Values of levels, dequantised and scaled to [-1, 1], made nearly uniform on [0, 1] by the histogram of all training pixels.
 
     A fixed map, linear within each level: ``u = C_k + p_k (position in level k)``, where p_k is the share of level k and C_k that of all below it.
 
     Args:
-        channels: of the pictures.
-        levels: of their values.
+        levels: of the pixels' values.
+        groups: of neighbouring levels, nearly equal in their shares where that can be: :attr:`edges`, from 0 to 1, lie between levels.
     """
 
     shares: Tensor
     below: Tensor
+    edges: Tensor
 
-    def __init__(self, channels: int, levels: int) -> None:
+    def __init__(self, levels: int, groups: int) -> None:
         super().__init__()
         self.cells = min(levels, FINEST)
-        shares = torch.full((channels, self.cells), 1 / self.cells, dtype=torch.float64)
+        shares = torch.full((self.cells,), 1 / self.cells, dtype=torch.float64)
         self.register_buffer("shares", shares)
-        self.register_buffer("below", shares.cumsum(1) - shares)
+        self.register_buffer("below", shares.cumsum(0) - shares)
+        self.register_buffer("edges", grouped(shares, min(groups, self.cells)))
 
     def fit(self, z: Tensor) -> None:
         """Take the histogram of pictures z (n, c, h, w); each level counts for half a pixel more than was seen, and has a share of about 1e-5."""
-        places = self._cell(z) + self.cells * torch.arange(z.shape[1], device=z.device).view(-1, 1, 1)
-        counts = torch.bincount(places.flatten(), minlength=self.shares.numel()).view_as(self.shares).double() + 0.5
-        shares = (counts / counts.sum(1, keepdim=True)).clamp_min(LEAST)
-        self.shares.copy_(shares / shares.sum(1, keepdim=True))
-        self.below.copy_(self.shares.cumsum(1) - self.shares)
+        counts = torch.bincount(self._cell(z).flatten(), minlength=self.cells).double() + 0.5
+        shares = (counts / counts.sum()).clamp_min(LEAST)
+        self.shares.copy_(shares / shares.sum())
+        self.below.copy_(self.shares.cumsum(0) - self.shares)
+        self.edges.copy_(grouped(self.shares.double(), len(self.edges) - 1))
 
     def _cell(self, z: Tensor) -> Tensor:
         return ((z + 1) * (self.cells / 2)).long().clamp(0, self.cells - 1)
@@ -64,8 +67,7 @@ class Equalise(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """u (n, c, h, w), its log-derivative (-inf outside the range), and what networks see of the pixels, (n, c, 2, h, w)."""
         cell = self._cell(z)
-        place = cell + self.cells * torch.arange(z.shape[1], device=z.device).view(-1, 1, 1)
-        share, below = self.shares.take(place), self.below.take(place)
+        share, below = self.shares.take(cell), self.below.take(cell)
         position = (z.double() + 1) * (self.cells / 2) - cell
         u = (below + share * position).clamp(0, 1).to(z.dtype)
         log_slope = torch.where(z.abs() <= 1 + ROUNDING, (share * (self.cells / 2)).log().to(z.dtype), -math.inf)
@@ -75,22 +77,31 @@ class Equalise(nn.Module):
         """The level and its rank, both from -1 to 1: not the position within the level, which is noise."""
         return torch.stack([cell.double() * (2 / max(self.cells - 1, 1)) - 1, 2 * middle - 1], dim=axis).to(dtype)
 
-    def look(self, u: Tensor, channel: int) -> Tensor:
-        """What networks see of values u (n, ...) of a channel: (n, 2, ...)."""
-        cell = self._place(u, channel)
-        return self._features(cell, (self.below[channel] + self.shares[channel] / 2)[cell], u.dtype, 1)
+    def look(self, u: Tensor, axis: int = 1) -> Tensor:
+        """What networks see of values u, two numbers each, along a new axis."""
+        cell = self._place(u)
+        return self._features(cell, (self.below + self.shares / 2)[cell], u.dtype, axis)
 
-    def _place(self, u: Tensor, channel: int) -> Tensor:
-        return torch.bucketize(u.detach().double().contiguous(), self.below[channel, 1:], right=True)
+    def _place(self, u: Tensor) -> Tensor:
+        return torch.bucketize(u.detach().double().contiguous(), self.below[1:].double(), right=True)
 
     def inverse(self, u: Tensor) -> Tensor:
         """The z in [-1, 1] that is mapped to u (n, c, h, w)."""
-        parts = []
-        for channel in range(u.shape[1]):
-            cell = self._place(u[:, channel], channel)
-            position = (u[:, channel].double() - self.below[channel][cell]) / self.shares[channel][cell]
-            parts.append((cell + position.clamp(0, 1)) * (2 / self.cells) - 1)
-        return torch.stack(parts, dim=1).to(u.dtype)
+        cell = self._place(u)
+        position = (u.double() - self.below[cell]) / self.shares[cell]
+        return ((cell + position.clamp(0, 1)) * (2 / self.cells) - 1).to(u.dtype)
+
+
+def grouped(shares: Tensor, groups: int) -> Tensor:
+    """The edges, from 0 to 1, of groups of neighbouring cells of nearly equal share: the heaviest that can be is halved until there are enough."""
+    ends = torch.cat([shares.new_zeros(1), shares.cumsum(0) / shares.sum()])
+    cuts = [0, len(shares)]
+    while len(cuts) <= groups:
+        _, left, right = max((float(ends[b] - ends[a]), a, b) for a, b in itertools.pairwise(cuts) if b - a > 1)
+        middle = int(torch.searchsorted(ends, (ends[left] + ends[right]) / 2))
+        nearer = middle - int(abs(ends[middle - 1] - (ends[left] + ends[right]) / 2) < abs(ends[middle] - (ends[left] + ends[right]) / 2))
+        cuts = sorted([*cuts, min(max(nearer, left + 1), right - 1)])
+    return ends[cuts]
 
 
 class Lattices(nn.Module):
@@ -109,6 +120,7 @@ class Lattices(nn.Module):
         size: channels, height and width.
         levels: of values dequantised and scaled to [-1, 1]; None for real values.
         bins, bound: of the splines; the bound is that of real values.
+        histogram: bins of a learned histogram in front of each spline, with edges between levels; 0 for none. Of values with levels only.
         conditioner: how the first lattice is mapped, in ``layers`` couplings or one autoregressive step.
         hidden, activation: of the networks of the first lattice.
         channels, blocks: of the networks of the other groups.
@@ -119,13 +131,17 @@ class Lattices(nn.Module):
     started: Tensor
 
     def __init__(
-        self, size: tuple[int, int, int], levels: int | None, *, bins: int, bound: float, conditioner: Literal["coupling", "autoregressive"],
-        layers: int, hidden: Sequence[int], activation: str, channels: int, blocks: int, context: int, dropout: float,
+        self, size: tuple[int, int, int], levels: int | None, *, bins: int, bound: float, histogram: int,
+        conditioner: Literal["coupling", "autoregressive"], layers: int, hidden: Sequence[int], activation: str, channels: int, blocks: int,
+        context: int, dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
         self.colours, self.height, self.width = size
-        self.equalise = None if levels is None else Equalise(self.colours, levels)
-        self.spline = Spline(bins, -bound, bound) if levels is None else Spline(bins, 0.0, 1.0, tails=False, slope=1e-4)
+        self.equalise = None if levels is None else Equalise(levels, max(histogram, 1))
+        self.spline: Spline | HistogramSpline = Spline(bins, -bound, bound)
+        if self.equalise is not None:
+            smooth = Spline(bins, 0.0, 1.0, tails=False, slope=1e-2 if histogram else 1e-4)
+            self.spline = HistogramSpline(smooth, self.equalise) if histogram else smooth
         self.stride = 2 ** max(1, math.ceil(math.log2(max(self.height, self.width) / ROUGHEST)))
         rows, columns = -(-self.height // self.stride), -(-self.width // self.stride)
         self.coarse, seen = (self.colours, rows, columns), 1 if levels is None else 2
@@ -158,8 +174,7 @@ class Lattices(nn.Module):
     def _look_rows(self, u: Tensor) -> Tensor:
         """What the network of the first lattice sees of its values (n, d): (n, d, 2)."""
         assert self.equalise is not None
-        parts = u.view(len(u), self.colours, -1)
-        return torch.cat([self.equalise.look(parts[:, colour], colour) for colour in range(self.colours)], dim=2).transpose(1, 2)
+        return self.equalise.look(u, axis=2)
 
     def _inside(self, stride: int, offset: tuple[int, int]) -> tuple[int, int]:
         """How many rows and columns of a group's grid lie in the picture."""
@@ -215,17 +230,17 @@ class Lattices(nn.Module):
         for group, (net, part) in enumerate(zip(self.nets, others, strict=True)):
             if group % (3 * self.colours) == 0:
                 stride = 2 * self.groups[group][0]
-                known = [self._look(u[:, colour, ::stride, ::stride], colour) for colour in range(self.colours)]
-            raw, (_, colour, _, (down, across)) = net(torch.cat(known, dim=1), context).permute(0, 2, 3, 1), self.groups[group]
+                known = [self._look(u[:, colour, ::stride, ::stride]) for colour in range(self.colours)]
+            raw, (down, across) = net(torch.cat(known, dim=1), context).permute(0, 2, 3, 1), self.groups[group][3]
             inside = self.spline.inverse(part.view(n, down, across), raw[:, :down, :across])
             value = nn.functional.pad(inside, (0, raw.shape[2] - across, 0, raw.shape[1] - down))
             self._at(u, group).copy_(value)
-            known.append(self._look(value, colour))
+            known.append(self._look(value))
         u = u[:, :, : self.height, : self.width]
         return u if self.equalise is None else self.equalise.inverse(u)
 
-    def _look(self, u: Tensor, colour: int) -> Tensor:
-        return u.unsqueeze(1) if self.equalise is None else self.equalise.look(u, colour)
+    def _look(self, u: Tensor) -> Tensor:
+        return u.unsqueeze(1) if self.equalise is None else self.equalise.look(u)
 
     def start(self, z: Tensor, context: Tensor | None) -> None:
         """Take the histogram of all values, and start every spline from the histogram of its own pixel; of real values only ActNorm layers."""
@@ -243,11 +258,11 @@ class Lattices(nn.Module):
         self.started.fill_(True)
 
     def _marginal(self, u: Tensor) -> Tensor:
-        """The parameters of splines that make each of many values u (n, ...) uniform: (..., width)."""
-        bins, flat = self.spline.bins, u.flatten(1)
-        cell = (flat * bins).long().clamp(0, bins - 1) + bins * torch.arange(flat.shape[1], device=u.device)
-        counts = torch.bincount(cell.flatten(), minlength=bins * flat.shape[1]).view(*u.shape[1:], bins).double()
-        return self.spline.near((counts + 1) / (len(u) + bins)).to(u.dtype)
+        """The parameters of splines that make each of many values u (n, ...) nearly uniform: (..., width)."""
+        cells, flat = self.spline.cells, u.flatten(1)
+        cell = self.spline.cell(flat) + cells * torch.arange(flat.shape[1], device=u.device)
+        counts = torch.bincount(cell.flatten(), minlength=cells * flat.shape[1]).view(*u.shape[1:], cells).double()
+        return self.spline.near((counts + 1) / (len(u) + cells)).to(u.dtype)
 
     def _start_rows(self, marginals: Tensor) -> None:
         """The first step that moves an entry of the first lattice starts from the entry's own histogram."""

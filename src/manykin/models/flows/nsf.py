@@ -21,6 +21,7 @@ class NSFConfig(Config):
 
     layers: int = option(6, "spline layers; of pictures the couplings of the first lattice", ge=1)
     bins: int = option(16, "bins of each spline", ge=2)
+    histogram: int = option(0, "bins of a learned histogram in front of each spline of a picture's pixels, with edges between levels; 0: none", ge=0)
     bound: float = option(4.0, "splines map from minus to plus this, outside they are the identity; unused for pictures with levels", gt=0)
     conditioner: Literal["coupling", "autoregressive"] = option(
         "coupling", "what splines see: the other half of the entries, or all earlier ones; of pictures in the first lattice, then one layer"
@@ -66,9 +67,9 @@ class NSF(Flow):
         if isinstance(self.model_space, Image):
             self.base = "normal" if self.model_space.levels is None and self.levels is None else "uniform"
             self.flow = Lattices(
-                self.model_space.size, self.levels, bins=options.bins, bound=options.bound, conditioner=options.conditioner,
-                layers=options.layers, hidden=options.hidden, activation=options.activation, channels=options.channels, blocks=options.blocks,
-                context=context, dropout=options.dropout,
+                self.model_space.size, self.levels, bins=options.bins, bound=options.bound, histogram=options.histogram,
+                conditioner=options.conditioner, layers=options.layers, hidden=options.hidden, activation=options.activation,
+                channels=options.channels, blocks=options.blocks, context=context, dropout=options.dropout,
             )  # fmt: skip
             return
         spline = Spline(options.bins, -options.bound, options.bound)

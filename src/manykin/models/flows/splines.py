@@ -9,11 +9,14 @@ units t of that interval, with knots (t_k, v_k), bin sizes w_k and h_k, mean slo
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+STEEPEST = 8.0
+"""The largest logarithm of the slope of a histogram's cell, up to a constant: in double precision every cell can be left again."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,15 @@ class Spline:
         slopes = _bounded(free.gather(-1, torch.cat([place, place + 1], dim=-1)), self.limit).exp()
         return (end - size, size, slopes), place, logs, sizes
 
+    @property
+    def cells(self) -> int:
+        """Cells of the histogram from which :meth:`near` starts."""
+        return self.bins
+
+    def cell(self, x: Tensor) -> Tensor:
+        """The cell of :meth:`near` in which each x lies."""
+        return ((x - self.low) * (self.bins / (self.high - self.low))).long().clamp(0, self.bins - 1)
+
     def near(self, mass: Tensor) -> Tensor:
         """Parameters of splines with equal bins along x that give each bin its ``mass`` (..., bins), up to the limits of :attr:`slope`.
 
@@ -100,6 +112,75 @@ class Spline:
         knots = torch.cat([density[..., :1], 0.5 * (density[..., 1:] + density[..., :-1]), density[..., -1:]], dim=-1)
         slopes = _unbounded(knots[..., 1:-1] if self.tails else knots, self.limit)
         return torch.cat([torch.zeros_like(heights), heights, slopes], dim=-1)
+
+
+class Cells(Protocol):
+    """What has :attr:`edges` (m + 1,) from 0 to 1, increasing."""
+
+    edges: Tensor
+
+
+@dataclass(frozen=True)
+class HistogramSpline:
+    r"""A learned histogram on fixed cells, and a rational-quadratic spline behind it: maps [0, 1] onto itself.
+
+    With cells of widths :math:`m_j` and learned masses :math:`q_j`, the first map is linear in each cell, of slope :math:`q_j / m_j` (Mueller et
+    al., Neural importance sampling, 2019, section 4.2, there with equal cells), so that a density may jump at a cell's edge, which a smooth spline
+    can only approach. Parameters: :math:`\log (q_j / m_j)` up to a constant, then those of the spline; all zero, it is the identity.
+
+    ``smooth``: the spline, of [0, 1] without tails. ``known``: holds the edges of the cells.
+    """
+
+    smooth: Spline
+    known: Cells
+
+    @property
+    def cells(self) -> int:
+        """Cells of the histogram."""
+        return len(self.known.edges) - 1
+
+    @property
+    def width(self) -> int:
+        """Parameters of one map."""
+        return self.cells + self.smooth.width
+
+    def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """y and log dy/dx of each entry, both of x's shape (...); ``raw`` has shape (..., width)."""
+        logs, rest, edges, widths = self._parts(raw, x)
+        place = self.cell(x)
+        mass, index = logs.exp(), place.unsqueeze(-1)
+        below = (mass * (torch.arange(self.cells, device=x.device) < index)).sum(dim=-1)
+        found, width = logs.gather(-1, index).squeeze(-1), widths[place]
+        t = below + found.exp() * ((x - edges[place]) / width)
+        y, log_slope = self.smooth.forward(t, rest)
+        return y, log_slope + found - width.log()
+
+    def inverse(self, y: Tensor, raw: Tensor) -> Tensor:
+        """The x that :meth:`forward` maps to y."""
+        logs, rest, edges, widths = self._parts(raw, y)
+        t, mass = self.smooth.inverse(y, rest), logs.exp()
+        ends = mass.cumsum(dim=-1)
+        place = (t.unsqueeze(-1) > ends[..., :-1]).sum(dim=-1)
+        index = place.unsqueeze(-1)
+        own = mass.gather(-1, index).squeeze(-1)
+        part = (t - ends.gather(-1, index).squeeze(-1) + own) / own
+        return edges[place] + widths[place] * part.clamp(0, 1)
+
+    def _parts(self, raw: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logarithms of the masses, the spline's parameters, and the cells' edges and widths."""
+        steps, rest = torch.split(_full(raw), [self.cells, self.smooth.width], dim=-1)
+        edges = self.known.edges.to(x.dtype)
+        widths = edges.diff()
+        return (_bounded(steps, STEEPEST) + widths.log()).log_softmax(dim=-1), rest, edges, widths
+
+    def cell(self, x: Tensor) -> Tensor:
+        """The cell in which each x lies."""
+        return torch.bucketize(x.detach().contiguous(), self.known.edges[1:-1].to(x.dtype), right=True)
+
+    def near(self, mass: Tensor) -> Tensor:
+        """Parameters of histograms with the given ``mass`` (..., cells) and splines that are the identity."""
+        steps = _unbounded((mass / self.known.edges.diff()).log(), STEEPEST)
+        return torch.cat([steps, steps.new_zeros(*steps.shape[:-1], self.smooth.width)], dim=-1)
 
 
 def _full(raw: Tensor) -> Tensor:
