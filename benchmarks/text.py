@@ -59,12 +59,21 @@ TASKS = {
 }
 ABLATION: dict[str, dict[str, Any]] = {
     "all parts": {},
+    "no runs of symbols": {"grams": 1},
     "AdamW instead of Muon": {"optimizer": "adamw"},
     "learned positions": {"positions": "learned"},
     "GELU": {"activation": "gelu"},
     "no normalised queries and keys": {"qk_norm": False},
     "no dropout": {"dropout": 0.0},
-    "nanoGPT's parts": {"positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": False, "tie": True, "optimizer": "adamw"},
+    "nanoGPT's parts": {
+        "grams": 1,
+        "positions": "learned",
+        "norm": "layer",
+        "activation": "gelu",
+        "qk_norm": False,
+        "tie": True,
+        "optimizer": "adamw",
+    },
 }
 
 

@@ -33,11 +33,11 @@ PRESETS: Mapping[str, Preset | Callable[[Space, int], Preset]] = {
     "default": default,
     "tiny": Preset({"layers": 2, "heads": 2, "width": 32}, {"max_steps": 80, "batch_size": 64, "lr": 1e-2}),
     "quick": Preset(
-        {"layers": 4, "heads": 2, "width": 128},
+        {"layers": 4, "heads": 2, "width": 128, "grams": 5, "buckets": 8192, "gram_width": 32},
         {**LONG, "max_steps": 360, "batch_size": 32, "lr": 5e-3, "precision": "bf16", "eval_every": 360, "save_every": 360, "sample_every": 0},
     ),
     "cpu": Preset(
-        {"layers": 5, "heads": 4, "width": 256, "dropout": 0.1},
+        {"layers": 5, "heads": 4, "width": 256, "dropout": 0.05, "grams": 5},
         {**LONG, "max_steps": 2000, "batch_size": 8, "lr": 5e-3, "precision": "bf16", "eval_every": 1000},
     ),
     "gpu": Preset(
