@@ -1,4 +1,5 @@
 import json
+import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +33,15 @@ def test_arrays_come_back_as_arrays():
     assert fitted.log_prob(X[:5]).shape == (5,)
     assert isinstance(fitted.log_prob(torch.as_tensor(X[:5])), torch.Tensor)
     assert str(fitted.density) == "exact"
+
+
+def test_a_real_condition_is_asked_for_and_never_called_a_label(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = mk.fit("vae", X, condition=X[:, :1] + 1.0, preset="tiny", max_steps=3, out=tmp_path / "run", seed=0)
+        with pytest.raises(InvalidInput, match=r"the condition is missing.*--condition NAME=VALUE"):
+            fitted.sample(2, seed=0)
+    assert fitted.sample(2, condition=X[:2, :1], seed=0).shape == (2, 3)
 
 
 def test_model_by_class_and_by_config():

@@ -127,7 +127,7 @@ def test_sample_to_a_file(call, works, digits_run, tmp_path):
 def test_sample_refuses_what_the_model_does_not_take(call, digits_run):
     refused(call("sample", digits_run, "--condition", "label=3"), "label=3", "without")
     refused(call("sample", digits_run, "--sampler", "heun"), "heun")
-    refused(call("sample", digits_run, "--sampler.steps", "3"), "sampler")
+    refused(call("sample", digits_run, "--sampler.steps", "3"), "--sampler.steps", "only one way to sample")
 
 
 def test_conditional_run(call, works, tmp_path):

@@ -10,7 +10,7 @@ import torch
 import manykin as mk
 from manykin.cli.run import run
 from manykin.contract import Batch
-from manykin.errors import InvalidInput, ManykinWarning, Unsupported
+from manykin.errors import InvalidInput, ManykinWarning, TrainingFailed, Unsupported
 from manykin.mcmc.ais import LogPartition
 from manykin.mcmc.hmc import HMC
 from manykin.mcmc.langevin import Langevin
@@ -251,7 +251,7 @@ def test_wrong_options_are_refused(wide):
             EBMConfig(**{name: value})
     with pytest.raises(InvalidInput, match="chains diverged with Langevin and step_size = 40"):
         wide.sample(4, seed=0, sampler=Langevin(metropolis=False, step_size=40.0))
-    with pytest.raises(InvalidInput, match="chains diverged with Langevin and step_size = 40; lower step_size, or leave metropolis on"):
+    with pytest.raises(TrainingFailed, match="chains diverged with Langevin and step_size = 40; lower step_size, or leave metropolis on"):
         mk.fit("ebm", well(100), preset="tiny", options={"metropolis": False, "step_size": 40.0}, max_steps=20, seed=0)
     with pytest.raises(InvalidInput, match="temperatures"):
         wide.model.log_partition(temperatures=1)

@@ -576,6 +576,14 @@ def test_command_line_refuses_prompts_for_numbers(capsys, tmp_path):
     assert "needs a model of texts" in err
 
 
+def test_a_text_with_unknown_symbols_names_them_and_their_place(tmp_path):
+    (tmp_path / "train.txt").write_text("the cat sat on the mat. " * 40)
+    (tmp_path / "other.txt").write_text("the cat\nsat on the mat! the end, the end. the end." * 4)
+    fitted = mk.fit("gpt", tmp_path / "train.txt", preset="tiny", max_steps=2, data_options={"length": 16}, seed=0)
+    with pytest.raises(InvalidInput, match=r"other, line 1, character 8 is '\\n' and \d+ more such places, which no training text held"):
+        mk.evaluate(fitted, tmp_path / "other.txt")
+
+
 def test_few_rows_are_learnt():
     fitted = mk.fit("gpt", ["ab", "ba", "aab", "b", "abab", "bb", "a", "baba", "abb", "bab"], max_steps=30, seed=0)
     assert len(fitted.sample(5, seed=0)) == 5

@@ -102,7 +102,7 @@ def test_pictures_of_any_size_invert(size, levels, conditioner):
 
 @pytest.mark.parametrize("conditioner", ["coupling", "autoregressive"])
 @pytest.mark.parametrize(
-    ("size", "levels", "histogram"), [((1, 4, 4), 5, 0), ((1, 4, 4), 5, 3), ((1, 5, 4), None, 3), ((2, 4, 4), None, 0), ((1, 6, 5), 3, 9)]
+    ("size", "levels", "histogram"), [((1, 4, 4), 5, 0), ((1, 4, 4), 5, 3), ((1, 5, 4), None, 0), ((2, 4, 4), None, 0), ((1, 6, 5), 3, 9)]
 )
 def test_whole_jacobian_of_small_pictures(size, levels, histogram, conditioner):
     model, x = pictures(size, levels, conditioner, histogram=histogram)
@@ -251,7 +251,7 @@ def test_codes_without_order_are_refused_as_such(name):
 def test_of_few_or_large_pictures_the_preset_for_minutes_is_the_default():
     for space, n in ((Image((1, 28, 28), 256), 5000), (Image((3, 32, 32), 256), 50_000)):
         assert NSF.presets["cpu"](space, n) == NSF.presets["default"](space, n)
-    assert NSF.presets["cpu"](Image((1, 28, 28), 256), 60_000).model["channels"] == 64
+    assert NSF.presets["cpu"](Image((1, 28, 28), 256), 60_000).model["channels"] == 96
 
 
 def model_shape(space) -> tuple:
@@ -266,6 +266,15 @@ def test_pictures_of_28_x_28_are_sampled_in_the_passes_that_are_documented(condi
         net.register_forward_hook(lambda *_: calls.append(1))
     model._sample(2, None, None)
     assert len(calls) == passes
+
+
+@pytest.mark.parametrize(
+    ("space", "options"),
+    [(Vector(3), {}), (Image((1, 6, 6), None), {}), (Image((1, 6, 6), 5), {"pictures": "rows"})],
+)
+def test_a_histogram_without_levels_is_refused(space, options):
+    with pytest.raises(InvalidInput, match=r"model.histogram = 4 does not fit .*: give 0"):
+        NSF(NSFConfig(histogram=4, **options), space)
 
 
 def test_grid_net_sees_its_context_and_place():

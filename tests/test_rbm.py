@@ -13,7 +13,7 @@ import manykin as mk
 from manykin.cli.run import run as command
 from manykin.contract import EXACT, UNNORMALISED, Batch
 from manykin.data.dataset import Dataset, Rows
-from manykin.errors import InvalidInput, ManykinWarning, Unsupported
+from manykin.errors import InvalidInput, ManykinWarning, TrainingFailed, Unsupported
 from manykin.mcmc import run
 from manykin.models.energy.rbm import RBM
 from manykin.models.energy.rbm_options import Gibbs, RBMConfig
@@ -282,6 +282,21 @@ class TestSamples:
 
 
 class TestUsers:
+    def test_a_rare_outlier_in_a_nearly_constant_column_is_taken(self):
+        x = np.zeros((300, 12))
+        x += np.random.default_rng(0).normal(size=x.shape) * np.r_[np.ones(11), 0.01]
+        x[:2, -1] = 5.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fitted = mk.fit("rbm", x, options={"hidden": 40, "chains": 50, "ais_temperatures": 200}, max_steps=60, seed=0)
+        assert np.isfinite(fitted.log_prob(x)).all()
+
+    def test_chains_that_run_away_in_training_end_it(self):
+        x = np.random.default_rng(0).normal(size=(200, 12)) ** 5
+        told = r"50 Markov chains ran beyond 100 standard deviations.*down to 125"
+        with pytest.warns(ManykinWarning, match="learning rate times 0.5"), pytest.raises(TrainingFailed, match=told):
+            mk.fit("rbm", x, options={"hidden": 40, "chains": 50}, train={"lr": 1e3, "clip": None}, max_steps=60, seed=0)
+
     def test_kinds_of_data_choose_their_units(self):
         for space, kind in (
             (Image((1, 4, 4), 2), Bernoulli),

@@ -18,7 +18,7 @@ from manykin.errors import CheckpointMismatch, InvalidInput, ManykinWarning, Uns
 from manykin.fitted import Fitted, from_pretrained
 from manykin.models import get, name_of, names
 from manykin.random import hash_seed, seeded
-from manykin.spaces import Space, Value
+from manykin.spaces import Labels, Space, Value, count
 from manykin.training import RunFolder, TrainOptions, TrainResult, train
 from manykin.training.device import choose_device
 from manykin.training.resume import resumed_options
@@ -195,14 +195,16 @@ def _finish(run: RunFolder, fitted: Fitted) -> None:
     if not run.writable:
         return
     fitted.training = run.read_config().get("training", fitted.training)
+    assert fitted.data is not None
+    wanted = fitted.model.condition
+    given = None if wanted is None or isinstance(wanted, Labels) else fitted.data.train.sample(256, fitted.seed).condition
     try:
-        x = fitted.model.sample(256, seed=fitted.seed)
+        x = fitted.model.sample(256 if given is None else count(given), given, seed=fitted.seed)
     except Exception as error:  # Samples are by-products: the fit is done, and its likelihood does not need them.
         told = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         warnings.warn(f"the model is fitted, but cannot draw samples: {told}", ManykinWarning, stacklevel=4)
     else:
         save_value(x, run.samples_dir / "final.safetensors")
-    assert fitted.data is not None
     real = fitted.data.test or fitted.data.val or fitted.data.train
     save_value(real.sample(1024, fitted.seed).x, run.samples_dir / "real.safetensors")
     run.write_card(fitted.card())

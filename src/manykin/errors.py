@@ -23,6 +23,10 @@ class Unsupported(InvalidInput):
     """The model cannot take this space, condition or operation; another model can."""
 
 
+class Runaway(InvalidInput):
+    """Markov chains left all bounds: their step size is too large, or a model that is being trained has diverged."""
+
+
 class NoDensity(Unsupported):
     """The model is implicit: it can sample, and has no ``log_prob``."""
 

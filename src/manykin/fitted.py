@@ -71,7 +71,7 @@ class Fitted:
             seed: for repeatable draws.
             sampler: one of the model's samplers.
         """
-        if condition is None and self.condition is not None:
+        if condition is None and isinstance(self.condition, Labels):
             warnings.warn("labels are drawn by their training frequencies; give a condition to choose them.", ManykinWarning, stacklevel=2)
         return self.form.decode(self.model.sample(n, self.encode_condition(condition), seed=seed, sampler=sampler), self.space)
 

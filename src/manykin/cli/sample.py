@@ -55,8 +55,12 @@ def find_sampler(model: "GenerativeModel", name: str | None, options: Mapping[st
     if name is None and not options:
         return None
     chosen = name.lower() if name is not None else next(iter(known), "") if len(known) == 1 else ""
+    if name is None and chosen not in known:
+        given = f"--sampler.{next(iter(options))}"
+        remedy = f"say of which sampler: --sampler {', '.join(known)}" if known else "this model has only one way to sample: leave it out"
+        raise InvalidInput(f"{given} without --sampler does not say what it belongs to; {remedy}.")
     if chosen not in known:
         hint = suggest(chosen, known) or " It has only one way to sample: leave the option out."
-        raise InvalidInput(f"--sampler {name or '(not given)'} is not one of this model's samplers.{hint}")
+        raise InvalidInput(f"--sampler {name} is not one of this model's samplers.{hint}")
     sampler: Sampler = known[chosen].from_json(options)
     return sampler

@@ -107,10 +107,10 @@ def load_rows(
     take_condition(found, condition)
     split = "test" if "test" in found.parts else "all"
     if found.kind == "stream":
-        from manykin.data.strings import blocks
+        from manykin.data.strings import known_blocks
 
         assert isinstance(space, Tokens)
-        x: Value = space.validate(blocks(found.parts[split], space, form.option("unit"))[0])
+        x: Value = space.validate(known_blocks(found.parts[split], space, form.option("unit"), found.name))
     else:
         x = form.tensor(found.parts[split], space, lenient=True) if lenient else form.encode(found.parts[split], space)
     if condition_space is None:

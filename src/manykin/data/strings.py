@@ -55,6 +55,24 @@ def blocks(text: str, space: Tokens, unit: str) -> tuple[Tensor, int]:
     return torch.from_numpy(codes[:kept].reshape(-1, space.length).copy()), len(codes) - kept
 
 
+def known_blocks(text: str, space: Tokens, unit: str, name: str) -> Tensor:
+    """:func:`blocks` of a text whose symbols the space knows.
+
+    Raises:
+        InvalidInput: for the first symbol that it does not, with its place.
+    """
+    unknown = np.flatnonzero(stream_codes(text, space, unit) < 0)
+    if len(unknown):
+        at = int(unknown[0])
+        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+        more = f" and {len(unknown) - 1} more such places" if len(unknown) > 1 else ""
+        raise InvalidInput(
+            f"{name}, line {line}, character {column} is {text[at]!r}{more}, which no training text held; expected the {space.vocab} known {unit}: "
+            "take it out, or fit on a text that has it (--data.unit bytes knows all)."
+        )
+    return blocks(text, space, unit)[0]
+
+
 def encode_strings(obj: Any, space: Tokens, form: Form, name: str, lenient: bool) -> Tensor:
     """Strings as codes (n, length): each ended and filled with the end symbol, or of exactly one block where the space is a stream.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manykin.config import option
 from manykin.contract import Sampler
-from manykin.errors import InvalidInput, ManykinWarning
+from manykin.errors import ManykinWarning, Runaway
 from manykin.mcmc.diagnostics import diverged
 from manykin.mcmc.independence import IndependenceKernel
 from manykin.mcmc.kernel import Energy, Move
@@ -44,7 +44,7 @@ class ChainSampler(Sampler):
         """Chains (n, ...) after all steps and leaps, and each one's mean acceptance by the kernel.
 
         Raises:
-            InvalidInput: where a chain left all bounds, with the step size.
+            Runaway: where a chain left all bounds, with the step size.
         """
         moved = walk(self.bind(energy, step_size), self.leap(energy), state, self.steps, self.leap_every)
         own = step_size if self.step_size is None else self.step_size
@@ -61,11 +61,11 @@ def refuse_runaways(state: Tensor, cause: str) -> None:
     """Raise where chains (n, ...) left all bounds.
 
     Raises:
-        InvalidInput: naming how many, and the kernel and step size given as ``cause``.
+        Runaway: naming how many, and the kernel and step size given as ``cause``.
     """
     lost = int(diverged(state, FAR).sum())
     if lost:
-        raise InvalidInput(f"{lost} of {len(state)} chains diverged with {cause}; lower step_size, or leave metropolis on.")
+        raise Runaway(f"{lost} of {len(state)} chains diverged with {cause}; lower step_size, or leave metropolis on.")
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manykin.contract import Batch, Gradient, Phase
-from manykin.errors import ManykinError
+from manykin.errors import ManykinError, Runaway
 from manykin.random import hash_seed, seed_all
 from manykin.training.batches import shares
 from manykin.training.runner import Context, Diverged
@@ -96,6 +96,8 @@ class GradientRunner:
             if context.parallel:  # The others wait for this process's sum: let it tell them.
                 return torch.tensor(math.nan, dtype=torch.float64, device=context.source.device)
             raise Diverged(self.name, f"the loss cannot be computed ({str(error).splitlines()[0]})") from error
+        except Runaway as error:
+            raise Diverged(self.name, str(error).rstrip(".")) from error
         if losses.dim() != 1 or not losses.requires_grad:
             raise ManykinError(self._misfit(losses))
         mean = losses.mean() if losses.dtype != torch.bfloat16 else losses.float().mean()

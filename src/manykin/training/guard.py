@@ -50,8 +50,10 @@ class Guard:
         counters = self.state.counters
         at, tries, scale = counters.step, counters.tries + 1, counters.lr_scale / 2
         if tries > TRIES or self.good is None:
+            rate = next((stepper.base * counters.lr_scale for stepper in self.state.context.steppers.values()), None)
+            reached = "" if rate is None else f" (down to {rate:g})"
             raise TrainingFailed(
-                f"training diverged at step {at} in {failure}, also after {TRIES} returns with half the learning rate each; "
+                f"training diverged at step {at} in {failure}, also after {TRIES} returns with half the learning rate each{reached}; "
                 "lower --train.lr, set --train.clip, or look for extreme values in the data."
             )
         self.state.restore(self.good)

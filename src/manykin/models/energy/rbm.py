@@ -25,8 +25,8 @@ from manykin.contract import (
     Sampler,
     Support,
 )  # fmt: skip
-from manykin.errors import InvalidInput
-from manykin.mcmc import LogPartition, require_two, run, warn_of_divergence, warn_of_poor_weights
+from manykin.errors import InvalidInput, Runaway
+from manykin.mcmc import LogPartition, diverged, require_two, run, warn_of_divergence, warn_of_poor_weights
 from manykin.models.energy.labelled import LabelledChains, refuse_few
 from manykin.models.energy.machine import Machine
 from manykin.models.energy.rbm_options import EXACT_HIDDEN, Gibbs, RBMConfig
@@ -169,10 +169,22 @@ class RBM(GenerativeModel):
         behind = machine if mine is None else self.machine.tempered(mine, centred=self.config.centred)
         moved = run(behind.kernel(), self.chains.clone(), self.config.steps).state
         if self.training:
+            if isinstance(self.visible, Gaussian):
+                self._refuse_runaways(moved)
             self.chains.copy_(moved)
         if mine is None:
             return moved, torch.full((len(moved),), 1.0 / len(moved), device=t.device), behind
         return moved, LabelledChains(mine, self.condition_frequencies).weights.to(t.dtype), behind
+
+    def _refuse_runaways(self, state: Tensor) -> None:
+        """Real units have no bounds, and a machine that has just begun to diverge shows it in its chains, long before a loss overflows.
+
+        Raises:
+            Runaway: the trainer goes back and on with smaller steps.
+        """
+        lost = int(diverged(state, REACH).sum())
+        if lost:
+            raise Runaway(f"{lost} of {len(state)} Markov chains ran beyond {REACH:g} standard deviations of the data")
 
     def _chain_labels(self) -> Tensor | None:
         return None if self.condition is None else self.chain_labels

@@ -48,7 +48,7 @@ class NSF(Flow):
     a pass of its network for each of its entries (49 of 28 x 28 grey pixels); memory grows with pixels times ``bins``.
 
     Raises:
-        InvalidInput: for ``pictures = "lattices"`` with data that are no pictures of at least 4 x 4.
+        InvalidInput: for ``pictures = "lattices"`` with data that are no pictures of at least 4 x 4, and a ``histogram`` where pixels have no levels.
     """
 
     config_class = NSFConfig
@@ -63,6 +63,8 @@ class NSF(Flow):
             )
         super().__init__(config, space, condition)
         options: NSFConfig = self.config
+        if options.histogram and not (isinstance(self.model_space, Image) and self.levels is not None):
+            raise InvalidInput(f"model.histogram = {options.histogram} does not fit {space} here; expected pictures with levels as lattices: give 0.")
         context, net = self.features.width, (options.hidden, options.activation, options.dropout)
         if isinstance(self.model_space, Image):
             self.base = "normal" if self.model_space.levels is None and self.levels is None else "uniform"

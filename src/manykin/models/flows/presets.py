@@ -47,7 +47,8 @@ def nsf_cpu(space: Space, n: int) -> Preset:
     """For many pictures of 28 x 28 in ten minutes on two cores, in bfloat16. Of other data, few or large pictures the default."""
     if not (isinstance(space, Image) and min(space.shape[1:]) >= SMALLEST) or n < ROWS or torch.Size(space.shape).numel() > LARGE:
         return nsf_default(space, n)
-    model = {"conditioner": "autoregressive", "histogram": 64, "bins": 2, "hidden": (256,), "channels": 96, "blocks": 2}
+    splines = {"bins": 12} if space.levels is None else {"histogram": 64, "bins": 2}
+    model = {"conditioner": "autoregressive", **splines, "hidden": (256,), "channels": 96, "blocks": 2}
     course = {"schedule": "cosine", "warmup": 100, "clip": 5.0, "ema": 0.998, "precision": "bf16"}
     train = {"max_steps": 5000, "batch_size": 24, "optimizer": "muon", "lr": 1e-2, **course}
     return Preset(model, train)
