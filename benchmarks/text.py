@@ -60,6 +60,7 @@ TASKS = {
 ABLATION: dict[str, dict[str, Any]] = {
     "all parts": {},
     "no runs of symbols": {"grams": 1},
+    "no run hidden": {"gram_dropout": 0.0},
     "AdamW instead of Muon": {"optimizer": "adamw"},
     "learned positions": {"positions": "learned"},
     "GELU": {"activation": "gelu"},

@@ -97,6 +97,19 @@ def test_runs_share_no_row_where_there_are_enough():
     assert len({tuple(row) for row in grams(runs)[:, -1].tolist()}) == 27
 
 
+def test_training_hides_whole_vectors_and_drawing_none():
+    torch.manual_seed(0)
+    grams, x = Grams(5, 3, 1000, 4, 8, dropout=0.4), torch.randint(5, (200, 50))
+    grams.mix.weight.data = torch.eye(8)
+    for table in grams.tables:
+        table.weight.data.fill_(1.0)
+    found = grams(x).unflatten(2, (2, 4))
+    assert (found == found[..., :1]).all()
+    assert abs(float((found == 0).float().mean()) - 0.4) < 0.01
+    assert abs(float(found.mean()) - 1.0) < 0.02
+    assert (grams.eval()(x) == 1).all()
+
+
 def test_a_gram_that_sees_the_future_is_caught(monkeypatch):
     true_forward = Grams.forward
     monkeypatch.setattr(Grams, "forward", lambda self, codes: true_forward(self, codes.roll(-1, 1)))

@@ -1,5 +1,8 @@
 import itertools
 import math
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -16,6 +19,16 @@ from manykin.training.optim import Stepper, steppers
 from manykin.training.plan import Plan
 from manykin.training.schedules import factor
 from training_models import blobs, build
+
+
+def test_memory_is_kept_where_the_c_library_is_glibc_and_the_user_has_not_said_otherwise():
+    """In processes of their own: what is asked of malloc lasts."""
+    code = "import platform; from manykin.training.device import keep_memory; print(keep_memory(), platform.libc_ver()[0] == 'glibc')"
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"}
+    said = [subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.split()
+            for env in (plain, {**plain, "MALLOC_ARENA_MAX": "2"})]  # fmt: skip
+    assert said[0][0] == said[0][1]
+    assert said[1][0] == "False"
 
 
 @pytest.mark.parametrize("rows, batch", [(10, 3), (10, 10), (10, 64), (1, 1), (7, 2)])

@@ -25,11 +25,13 @@ class Grams(nn.Module):
         buckets: rows of each table.
         size: entries of a row.
         width: features of a position.
+        dropout: share of positions at which training hides the vector of a length, each length by itself: what long runs recall of the training
+            text then does not make short ones, and the layers behind, superfluous.
     """
 
-    def __init__(self, vocab: int, longest: int, buckets: int, size: int, width: int) -> None:
+    def __init__(self, vocab: int, longest: int, buckets: int, size: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.vocab, self.longest = vocab, longest
+        self.vocab, self.longest, self.dropout = vocab, longest, dropout
         self.tables = nn.ModuleList(nn.Embedding(min(buckets, (vocab + 1) ** k), size) for k in range(2, longest + 1))
         self.mix = nn.Linear(size * (longest - 1), width, bias=False)
         for table in self.tables:
@@ -45,7 +47,11 @@ class Grams(nn.Module):
             earlier, rows = padded[:, self.longest - k : self.longest - k + t], table.num_embeddings
             run = run + _wrapped((self.vocab + 1) ** (k - 1)) * earlier
             found.append(table(run if rows == (self.vocab + 1) ** k else ((run * MIX) >> 24) % rows))
-        return self.mix(torch.cat(found, dim=-1))  # type: ignore[no-any-return]
+        vectors = torch.stack(found, dim=2)
+        if self.training and self.dropout:
+            kept = torch.rand(vectors.shape[:3], device=codes.device) >= self.dropout
+            vectors = vectors * (kept / (1 - self.dropout)).to(vectors.dtype).unsqueeze(-1)
+        return self.mix(vectors.flatten(2))  # type: ignore[no-any-return]
 
 
 def _wrapped(value: int) -> int:

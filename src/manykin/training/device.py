@@ -1,11 +1,14 @@
 """Devices, precision and processes, all through Lightning Fabric."""
 
 import atexit
+import ctypes
 import logging
 import os
+import platform
 import resource
 import warnings
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +23,13 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""Numbers of the options in malloc.h."""
+
+LARGEST_BLOCK, KEPT = 1 << 25, 1 << 30
+"""Bytes of the largest block that glibc can be asked to keep, and of what is kept at the top of its heap."""
+
+
 def rank() -> int:
     """The number of this process among those that train together; 0 writes."""
     return int(os.environ.get("RANK", "0")) if world() > 1 else 0
@@ -28,6 +38,20 @@ def rank() -> int:
 def world() -> int:
     """How many processes train together, as ``torch.distributed.run`` says."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+
+
+@cache
+def keep_memory() -> bool:
+    """Ask glibc to keep what a step frees for the next one; whether it does.
+
+    By default it gives large blocks back to the system and has them filled with zeros, page by page, at the next step: until its own thresholds have
+    grown, which takes some dozens of steps, these can last three times as long. Blocks above 32 MiB are given back whatever is asked. Where the
+    environment sets thresholds (``MALLOC_...``, ``GLIBC_TUNABLES``), or the C library is another, nothing is changed.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ) or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(option, size) == 1 for option, size in ((MMAP_THRESHOLD, LARGEST_BLOCK), (TRIM_THRESHOLD, KEPT)))
 
 
 def connect(options: TrainOptions) -> "Fabric":
@@ -42,6 +66,8 @@ def connect(options: TrainOptions) -> "Fabric":
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     device = choose_device("auto" if options.device is None else options.device)
+    if device.type == "cpu":
+        keep_memory()
     precision = choose_precision(options.precision or "auto", device)
     if world() == 1:
         index = device.index or 0

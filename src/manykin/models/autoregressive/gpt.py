@@ -51,6 +51,7 @@ class GPTConfig(Config):
     grams: int = option(1, "up to so many symbols in a row have a learned vector together; 1: each symbol alone", ge=1, le=8)
     buckets: int = option(16_384, "vectors for the runs of each length, shared by runs of equal hash", ge=1)
     gram_width: int = option(64, "entries of such a vector", ge=1)
+    gram_dropout: float = option(0.0, "share of these vectors that training hides, against learning rare runs by heart", ge=0, lt=1)
 
 
 class GPT(GenerativeModel):
@@ -93,7 +94,7 @@ class GPT(GenerativeModel):
         self.table = nn.Embedding(self.tokens.vocab, options.width)
         self.grams = None
         if options.grams > 1:
-            self.grams = Grams(self.tokens.vocab, options.grams, options.buckets, options.gram_width, options.width)
+            self.grams = Grams(self.tokens.vocab, options.grams, options.buckets, options.gram_width, options.width, options.gram_dropout)
         self.start_vector = nn.Parameter(0.02 * torch.randn(options.width))
         self.body = Transformer(
             Shape(

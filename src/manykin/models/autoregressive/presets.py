@@ -37,7 +37,7 @@ PRESETS: Mapping[str, Preset | Callable[[Space, int], Preset]] = {
         {**LONG, "max_steps": 360, "batch_size": 32, "lr": 5e-3, "precision": "bf16", "eval_every": 360, "save_every": 360, "sample_every": 0},
     ),
     "cpu": Preset(
-        {"layers": 5, "heads": 4, "width": 256, "dropout": 0.05, "grams": 5},
+        {"layers": 5, "heads": 4, "width": 256, "dropout": 0.1, "grams": 5, "gram_dropout": 0.4},
         {**LONG, "max_steps": 2000, "batch_size": 8, "lr": 5e-3, "precision": "bf16", "eval_every": 1000},
     ),
     "gpu": Preset(

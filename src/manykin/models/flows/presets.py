@@ -36,9 +36,8 @@ def nsf_default(space: Space, n: int) -> Preset:
         model = {"conditioner": "autoregressive", "bins": 12, "hidden": (256,), "channels": 32, "blocks": 2, "dropout": 0.3 if n < ROWS else 0.0}
         return Preset(model, {"max_steps": 1500, "batch_size": 128, "lr": 2e-3, **train, **stop})
     if torch.Size(space.shape).numel() <= FEW:
-        return Preset(
-            {"layers": 6, "bins": 16, "bound": 2.5, "hidden": (64, 64)}, {"max_steps": 4000, "batch_size": 512, "lr": 5e-3, **train, **stop}
-        )
+        model = {"layers": 6, "bins": 16, "bound": 2.5, "hidden": (64, 64), "dropout": 0.1 if n < ROWS else 0.0}
+        return Preset(model, {"max_steps": 7000, "batch_size": 512, "lr": 7e-3, **train, **stop})
     few = 0.3 if n < ROWS else 0.0
     return Preset({"layers": 6, "bins": 8, "hidden": (256,), "dropout": few}, {"max_steps": 2000, "batch_size": 128, "lr": 1e-3, **train, **stop})
 
