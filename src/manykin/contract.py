@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from manykin.config import Config
-from manykin.errors import InvalidInput, ManykinError, NoDensity, Unsupported
+from manykin.errors import NO_CONDITION, InvalidInput, ManykinError, NoDensity, Unsupported
 from manykin.random import LOCK, fresh_seed, hash_seed, seeded
 from manykin.spaces import Labels, Record, Space, Value, cat, count, move, take
 from manykin.transforms import Support, bridge
@@ -354,10 +354,7 @@ class GenerativeModel(nn.Module, ABC):
                 raise InvalidInput("a condition was given, but this model was fitted without one; leave it out, or fit with condition=...")
             return None
         if condition is None:
-            raise InvalidInput(
-                f"the condition is missing: this model needs one of {self.condition} an example; give condition=... (--condition NAME=VALUE). "
-                "Of classes, log p(x) is marginal_log_prob."
-            )
+            raise InvalidInput(f"{NO_CONDITION} {self.condition} an example (log p(x) is marginal_log_prob).")
         c = self.condition.validate(move(condition, self.device) if isinstance(condition, Tensor) else condition, "condition")
         if count(c) == 1 and n > 1:
             c = take(c, torch.zeros(n, dtype=torch.long, device=self.device))
@@ -409,9 +406,7 @@ class GenerativeModel(nn.Module, ABC):
         if self.condition is None or condition is not None:
             return self.check_condition(condition, n)
         if not isinstance(self.condition, Labels):
-            raise InvalidInput(
-                f"the condition is missing: this model needs one of {self.condition} for each sample; give condition=... (--condition NAME=VALUE)."
-            )
+            raise InvalidInput(f"{NO_CONDITION} {self.condition} for each sample.")
         with seeded(hash_seed(seed, "conditions")):
             return torch.multinomial(self.condition_frequencies, n, replacement=True)
 

@@ -6,6 +6,9 @@ The command line prints them without a traceback (exit code 2 for a wrong call, 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+NO_CONDITION = "the condition is missing: give condition=... (--condition NAME=VALUE), one of"
+"""What is said where a conditional model is asked without a condition, before the conditions' space."""
+
 
 class ManykinError(Exception):
     """Base of every error that manykin raises deliberately."""

@@ -177,11 +177,7 @@ class RBM(GenerativeModel):
         return moved, LabelledChains(mine, self.condition_frequencies).weights.to(t.dtype), behind
 
     def _refuse_runaways(self, state: Tensor) -> None:
-        """Real units have no bounds, and a machine that has just begun to diverge shows it in its chains, long before a loss overflows.
-
-        Raises:
-            Runaway: the trainer goes back and on with smaller steps.
-        """
+        """Raise :class:`Runaway`, which sends training back: where units are real, chains show that it diverges long before a loss overflows."""
         lost = int(diverged(state, REACH).sum())
         if lost:
             raise Runaway(f"{lost} of {len(state)} Markov chains ran beyond {REACH:g} standard deviations of the data")
